@@ -1,0 +1,59 @@
+# The policy daypass has when none is named: a request passes if a grant covers it.
+#
+# To change it, copy this file, edit it and start daypass with --policy. What `input` holds and what a decision may
+# say is in docs/policies.md.
+package envoy.authz
+
+# Probes of load balancers and orchestrators come without a caller. The paths are `health_paths` of the configuration;
+# `"grants": []` says that the decision rests on no grant, so it also stands while the grants cannot be read.
+allow := {"allowed": true, "grants": []} if {
+	some path in data.daypass.config.health_paths
+	path == http.path
+	http.method in {"GET", "HEAD"}
+} else := {
+	"allowed": true,
+	"headers": {"x-daypass-grant": grant.id, "x-daypass-expires": grant.expires_at},
+	"grants": [grant.id],
+} if {
+	grant := input.jit.covering[0]
+} else := denied("not_covered", sprintf("%s holds %d grant(s), but none covers %s", [
+	who,
+	count(input.jit.grants),
+	request,
+])) if {
+	count(input.jit.grants) > 0
+} else := denied("no_grant", sprintf("%s holds no grant; %s needs one", [who, request]))
+
+http := input.attributes.request.http
+
+denied(reason, message) := {
+	"allowed": false,
+	"reason": reason,
+	"http_status": 403,
+	"headers": {"content-type": "application/json"},
+	"body": concat("", [json.marshal({
+		"reason": reason,
+		"message": message,
+		"principals": input.jit.principals,
+		"hint": hint,
+	}), "\n"]),
+}
+
+default who := "an unidentified caller"
+
+who := input.jit.subject
+
+default request := "this connection"
+
+request := sprintf("%s %s%s", [http.method, http.host, split(http.path, "?")[0]])
+
+default hint := "ask for access, for example: daypass grant create --subject <principal> --host <host> --path <path> --ttl 15m"
+
+hint := "send credentials that Envoy can verify; no user or workload was established" if not input.jit.subject
+
+else := sprintf("ask for: daypass grant create --subject %s --host %s --method %s --path %s --ttl 15m", [
+	input.jit.subject,
+	http.host,
+	http.method,
+	split(http.path, "?")[0],
+])

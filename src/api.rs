@@ -1,0 +1,16 @@
+//! The grant API: the face through which people and programs give and end access.
+
+mod grpc;
+mod token;
+
+/// Generated from `proto/daypass/v1`.
+#[expect(clippy::pedantic, clippy::all, reason = "generated code")]
+pub mod v1 {
+    tonic::include_proto!("daypass.v1");
+
+    /// Everything of this package, for reflection.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/daypass_descriptors.bin"));
+}
+
+pub use grpc::GrantApi;
+pub use token::{Token, TokenError};

@@ -1,0 +1,127 @@
+//! The bearer token of the grant API: one secret, in a file that only its owner can read.
+
+use std::fs;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+use tonic::metadata::MetadataMap;
+
+const FILE_NAME: &str = "token";
+/// 244 bits from the system's generator.
+const GENERATED_PARTS: usize = 2;
+
+#[derive(Debug, Error)]
+pub enum TokenError {
+    #[error("the token file {} cannot be used", .path.display())]
+    File { path: PathBuf, source: std::io::Error },
+    #[error("the token file {} is empty", .0.display())]
+    Empty(PathBuf),
+    #[error("the token file {} can be read by others (mode {mode:03o}); chmod 600 it", .path.display())]
+    Exposed { path: PathBuf, mode: u32 },
+}
+
+/// Never printed.
+#[derive(Clone)]
+pub struct Token(String);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token(***)")
+    }
+}
+
+impl Token {
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        Self(text.trim().to_owned())
+    }
+
+    /// Where a data directory keeps its token.
+    #[must_use]
+    pub fn path_in(data_dir: &Path) -> PathBuf {
+        data_dir.join(FILE_NAME)
+    }
+
+    /// # Errors
+    /// The file is missing, empty, or readable by others.
+    pub fn read(path: &Path) -> Result<Self, TokenError> {
+        let file = |source| TokenError::File { path: path.to_owned(), source };
+        let mode = fs::metadata(path).map_err(file)?.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(TokenError::Exposed { path: path.to_owned(), mode });
+        }
+        let token = Self::new(&fs::read_to_string(path).map_err(file)?);
+        if token.0.is_empty() { Err(TokenError::Empty(path.to_owned())) } else { Ok(token) }
+    }
+
+    /// The token of a data directory, made on first start.
+    ///
+    /// # Errors
+    /// The directory cannot be written, or its token not be read.
+    pub fn read_or_create(data_dir: &Path) -> Result<Self, TokenError> {
+        let path = Self::path_in(data_dir);
+        let mut options = fs::OpenOptions::new();
+        // `create_new`, so that of two processes that start together both end up with the same one.
+        match options.write(true).create_new(true).mode(0o600).open(&path) {
+            Ok(mut file) => {
+                let token: String =
+                    (0..GENERATED_PARTS).map(|_| uuid::Uuid::new_v4().simple().to_string()).collect();
+                writeln!(file, "{token}").map_err(|source| TokenError::File { path, source })?;
+                Ok(Self(token))
+            }
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Self::read(&path),
+            Err(source) => Err(TokenError::File { path, source }),
+        }
+    }
+
+    #[must_use]
+    pub fn bearer(&self) -> String {
+        format!("Bearer {}", self.0)
+    }
+
+    /// Whether a call carries this token. Takes as long for a wrong one as for a nearly right one.
+    #[must_use]
+    pub fn authenticates(&self, metadata: &MetadataMap) -> bool {
+        let mut values = metadata.get_all("authorization").iter();
+        let (Some(value), None) = (values.next(), values.next()) else { return false };
+        let Some(presented) = value.to_str().ok().and_then(|text| text.strip_prefix("Bearer ")) else { return false };
+        let (own, presented) = (self.0.as_bytes(), presented.as_bytes());
+        let difference = own.iter().zip(presented).fold(0, |found, (a, b)| found | (a ^ b));
+        own.len() == presented.len() && difference == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_made_once_and_only_for_its_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = Token::read_or_create(dir.path()).unwrap();
+        let path = Token::path_in(dir.path());
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(Token::read_or_create(dir.path()).unwrap().0, made.0);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(matches!(Token::read(&path), Err(TokenError::Exposed { mode: 0o640, .. })));
+        assert!(!format!("{made:?}").contains(&made.0));
+    }
+
+    #[test]
+    fn authenticates_only_the_whole_token() {
+        let token = Token::new("secret\n");
+        let with = |values: &[&str]| {
+            let mut metadata = MetadataMap::new();
+            for value in values {
+                metadata.append("authorization", value.parse().unwrap());
+            }
+            token.authenticates(&metadata)
+        };
+        assert!(with(&["Bearer secret"]));
+        for wrong in [&[][..], &["secret"], &["Bearer secre"], &["Bearer secret2"], &["Bearer secret", "Bearer x"]] {
+            assert!(!with(wrong), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! The ext_authz face: one CheckRequest in, one CheckResponse out.
+//!
+//! The only code that sees Envoy's types. A check never ends in a gRPC error: those obey `failure_mode_allow`, which
+//! is not ours to trust, so whatever goes wrong is answered as a denial with its reason.
+
+mod body;
+mod go;
+mod headers;
+pub mod identity;
+mod input;
+mod multipart;
+mod request;
+mod response;
+mod settle;
+
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use envoy_types::pb::envoy::service::auth::v3::authorization_server::Authorization;
+use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
+use tokio::time::timeout;
+use tonic::{Request, Response, Status};
+
+use crate::audit::{self, DecisionLog, Record};
+use crate::clock::{Clock, Now};
+use crate::decision::{Decision, DenyReason};
+use crate::grant::{self, Grant};
+use crate::metrics::{CheckObserver, Metrics};
+use crate::policy::{self, Policy};
+use crate::principal::Caller;
+use crate::replica::{Freshness, Lookup, Replica};
+use crate::store::{Store, Use};
+
+pub use identity::IdentitySource;
+pub use input::Wanted;
+pub use request::BodyParsing;
+pub use response::StreamLimits;
+
+use request::Parsed;
+use settle::Known;
+
+/// Whether denials are only reported (`--dry-run`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Enforcement {
+    Enforce,
+    DryRun,
+}
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub identity: Vec<IdentitySource>,
+    pub body_parsing: BodyParsing,
+    pub enforcement: Enforcement,
+    pub stream: StreamLimits,
+    /// For everything a check may wait for. Shorter than Envoy's own timeout, so that the answer is ours.
+    pub check_timeout: Duration,
+    /// For a changed grant to be read again, within `check_timeout`.
+    pub settle_timeout: Duration,
+    pub max_concurrent_checks: usize,
+}
+
+/// Everything a check needs. Shared by all workers; nothing in it is locked across an await.
+pub struct Checker {
+    pub config: Config,
+    pub policy: Arc<Policy>,
+    pub replica: Arc<Replica>,
+    pub store: Arc<Store>,
+    pub metrics: Arc<Metrics>,
+    pub log: Option<DecisionLog>,
+    pub clock: Clock,
+    /// Which parts of `input` the policy reads.
+    pub wanted: Wanted,
+    pub in_flight: AtomicUsize,
+}
+
+/// What an answer is rendered from, and the log is told.
+struct Answer {
+    decision: Decision,
+    caller: Caller,
+    /// For OPA-Envoy's form of a 400.
+    bad_request: Option<String>,
+    /// What went wrong inside, for the operator.
+    error: Option<String>,
+}
+
+impl Answer {
+    fn new(decision: Decision) -> Self {
+        Self { decision, caller: Caller::default(), bad_request: None, error: None }
+    }
+}
+
+impl Checker {
+    /// One check, from message to message.
+    pub async fn check(&self, request: &CheckRequest) -> CheckResponse {
+        let observer = self.metrics.observe_check();
+        let answer = match InFlight::enter(&self.in_flight, self.config.max_concurrent_checks) {
+            Some(_in_flight) => self.answer(request, &observer).await,
+            None => Answer::new(Decision::deny(DenyReason::Overloaded)),
+        };
+        let id = uuid::Uuid::new_v4().hyphenated().to_string();
+        if let Some(log) = &self.log {
+            log.record(self.record(request, &answer, &id, &observer));
+        }
+        if let Some(error) = &answer.error {
+            tracing::warn!(decision_id = id, reason = answer.decision.reason_code(), "{error}");
+        }
+        observer.end(&answer.decision);
+        let context = response::Context { decision_id: &id, limits: self.config.stream };
+        match &answer.bad_request {
+            Some(message) => response::render_bad_request(answer.decision, message, context),
+            None => response::render(answer.decision, context),
+        }
+    }
+
+    /// Parse, identify, look up, evaluate, settle, consume.
+    async fn answer(&self, request: &CheckRequest, observer: &CheckObserver<'_>) -> Answer {
+        let parsed = match request::parse(request, self.config.body_parsing) {
+            Ok(parsed) => parsed,
+            Err(error) => return bad_request(&error),
+        };
+        let caller = match identity::identify(&parsed, &self.config.identity) {
+            Ok(caller) => caller,
+            Err(error) => {
+                let decision = Decision::deny_with(DenyReason::IdentityConflict, &error.to_string());
+                return Answer::new(decision);
+            }
+        };
+        let now = self.clock.now();
+        let freshness = self.replica.freshness(now);
+        let active = match self.active_grants(&caller, freshness, now).await {
+            Ok(active) => active,
+            Err(reason) => return Answer { caller, ..Answer::new(Decision::deny(reason)) },
+        };
+        let (decision, limited, error) = self.decide(parsed, &caller, &active, freshness);
+        let decision = match self.take_uses(&limited, observer).await {
+            Ok(()) => decision,
+            Err(reason) => Decision::deny(reason),
+        };
+        let decision = match self.config.enforcement {
+            Enforcement::Enforce => decision,
+            Enforcement::DryRun => decision.into_dry_run(),
+        };
+        Answer { decision, caller, bad_request: None, error }
+    }
+
+    /// None if the replica may not be used: then policy sees no grants, and only what rests on none can pass.
+    async fn active_grants(
+        &self,
+        caller: &Caller,
+        freshness: Freshness,
+        now: Now,
+    ) -> Result<Vec<Arc<Grant>>, DenyReason> {
+        if !freshness.is_fresh() {
+            return Ok(Vec::new());
+        }
+        match self.replica.lookup(caller, now) {
+            Lookup::Settled(active) => Ok(active),
+            Lookup::Unsettled => timeout(self.config.settle_timeout, self.replica.settled(caller, self.clock))
+                .await
+                .map_err(|_| DenyReason::Stale),
+        }
+    }
+
+    /// Covers, evaluates and settles. Pure but for the clock.
+    fn decide(
+        &self,
+        parsed: Parsed<'_>,
+        caller: &Caller,
+        active: &[Arc<Grant>],
+        freshness: Freshness,
+    ) -> (Decision, Vec<Arc<Grant>>, Option<String>) {
+        let covering = grant::covering(active, &parsed.target);
+        let input = input::build(parsed, self.wanted, || policy::jit(caller, active, &covering, freshness));
+        let started = Instant::now();
+        let ruling = self.policy.decide(input);
+        self.metrics.observe_evaluation(started.elapsed());
+        match ruling {
+            Ok(ruling) => {
+                let known = Known { active, covering: &covering, is_fresh: freshness.is_fresh() };
+                // The clock is read again: evaluation may have taken until after the grant's end.
+                let settled = settle::settle(ruling, self.policy.grants_key(), known, self.clock.now());
+                (settled.decision, settled.limited, None)
+            }
+            Err(error) => (Decision::deny(DenyReason::PolicyError), Vec::new(), Some(error.to_string())),
+        }
+    }
+
+    async fn take_uses(&self, limited: &[Arc<Grant>], observer: &CheckObserver<'_>) -> Result<(), DenyReason> {
+        for grant in limited {
+            let max_uses = grant.max_uses.unwrap_or(NonZeroU64::MIN);
+            let left = self.config.check_timeout.saturating_sub(observer.elapsed());
+            match timeout(left, self.store.take_use(grant, max_uses)).await {
+                Ok(Ok(Use::Taken)) => {}
+                Ok(Ok(Use::Exhausted)) => return Err(DenyReason::UsesExhausted),
+                Ok(Ok(Use::Gone)) => return Err(DenyReason::NoGrant),
+                Ok(Err(error)) => {
+                    tracing::warn!(grant = %grant.id, "a use could not be taken: {error}");
+                    return Err(DenyReason::Stale);
+                }
+                Err(_) => return Err(DenyReason::Timeout),
+            }
+        }
+        Ok(())
+    }
+
+    fn record(&self, request: &CheckRequest, answer: &Answer, id: &str, observer: &CheckObserver<'_>) -> Record {
+        let attributes = request.attributes.as_ref();
+        let http = attributes.and_then(|a| a.request.as_ref()).and_then(|request| request.http.as_ref());
+        let headers = http.map_or_else(headers::Headers::none, headers::Headers::of);
+        let path = http.map_or("", |http| http.path.split('?').next().unwrap_or_default());
+        Record {
+            v: 1,
+            timestamp: self.clock.now().wall,
+            decision_id: id.to_owned(),
+            allowed: answer.decision.is_allow(),
+            reason: answer.decision.reason_code(),
+            error: answer.error.clone().or_else(|| answer.bad_request.clone()),
+            principals: answer.caller.principals().iter().map(ToString::to_string).collect(),
+            grants: answer.decision.basis().map(|basis| basis.grants.clone()).unwrap_or_default(),
+            request_id: headers.get("x-request-id").map(str::to_owned),
+            method: http.map(|http| http.method.clone()).unwrap_or_default(),
+            host: http.map(|http| http.host.clone()).unwrap_or_default(),
+            path: path.to_owned(),
+            source: request::source_address(request).map(|address| address.to_string()),
+            headers: audit::masked(headers.iter()),
+            duration_us: u64::try_from(observer.elapsed().as_micros()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// OPA-Envoy's answer: policy is not asked, and the error goes to the client.
+fn bad_request(error: &request::RequestError) -> Answer {
+    let message = format!("request_parse_error: {error}");
+    let mut decision = Decision::deny(DenyReason::BadRequest);
+    if let crate::decision::Verdict::Deny { http: Some(http), .. } = &mut decision.verdict {
+        http.headers.clear();
+        http.body.clone_from(&message);
+    }
+    Answer { bad_request: Some(message), ..Answer::new(decision) }
+}
+
+/// Counts a check while it runs.
+struct InFlight<'a>(&'a AtomicUsize);
+
+impl<'a> InFlight<'a> {
+    fn enter(count: &'a AtomicUsize, limit: usize) -> Option<Self> {
+        let entered = Self(count);
+        (count.fetch_add(1, Ordering::Relaxed) < limit).then_some(entered)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The tonic face of [`Checker`].
+#[derive(Clone)]
+pub struct AuthorizationService(pub Arc<Checker>);
+
+#[tonic::async_trait]
+impl Authorization for AuthorizationService {
+    async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
+        Ok(Response::new(self.0.check(request.get_ref()).await))
+    }
+}

@@ -1,0 +1,262 @@
+//! Who calls: principals out of what Envoy verified, in the order of the configured sources.
+//!
+//! By default only from places a client cannot write to: claims that `jwt_authn` checked, and the identity of the
+//! peer's certificate. Having no identity is not an error. Having two different ones of a kind is: somebody is mixing
+//! callers, and every choice between them would be a guess.
+
+use envoy_types::pb::envoy::service::auth::v3::AttributeContext;
+use envoy_types::pb::google::protobuf::value::Kind as ValueKind;
+use envoy_types::pb::google::protobuf::{Struct, Value};
+use thiserror::Error;
+
+use super::headers::Headers;
+use super::request::Parsed;
+use crate::principal::{Caller, Kind, Principal, PrincipalError};
+
+/// More principals than any directory gives one person; a bound on the work one token can cause.
+pub const MAX_PRINCIPALS: usize = 256;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IdentitySource {
+    /// Claims that Envoy's `jwt_authn` verified and left in `metadata_context` (`payload_in_metadata`).
+    Jwt { filter: String, payload: String, user_claim: String, groups_claim: String },
+    /// `source.principal`: what the peer's certificate says, where the listener validates it.
+    Peer,
+    /// `x-forwarded-client-cert`, of which the last `trusted_hops` elements were written by proxies of ours.
+    Xfcc { trusted_hops: usize },
+    /// A header. Unsafe unless Envoy removes it from what clients send.
+    Header { name: String, kind: Kind },
+}
+
+impl IdentitySource {
+    /// What is trusted when nothing is configured.
+    #[must_use]
+    pub fn defaults() -> Vec<Self> {
+        vec![
+            Self::Jwt {
+                filter: "envoy.filters.http.jwt_authn".to_owned(),
+                payload: "jwt_payload".to_owned(),
+                user_claim: "sub".to_owned(),
+                groups_claim: "groups".to_owned(),
+            },
+            Self::Peer,
+        ]
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum IdentityError {
+    #[error("the request names two different {}s", .0.as_str())]
+    Conflict(Kind),
+    #[error("the request names a caller that cannot be one: {0}")]
+    BadPrincipal(#[from] PrincipalError),
+    #[error("the request names more than {MAX_PRINCIPALS} principals")]
+    TooMany,
+}
+
+/// # Errors
+/// Two values for one identity, or a value that is no name.
+pub fn identify(parsed: &Parsed<'_>, sources: &[IdentitySource]) -> Result<Caller, IdentityError> {
+    let mut found = Found::default();
+    for source in sources {
+        match source {
+            IdentitySource::Jwt { filter, payload, user_claim, groups_claim } => {
+                if let Some(claims) = parsed.attributes.and_then(|attributes| jwt_claims(attributes, filter, payload)) {
+                    found.add_texts(Kind::User, claims.fields.get(user_claim))?;
+                    found.add_texts(Kind::Group, claims.fields.get(groups_claim))?;
+                }
+            }
+            IdentitySource::Peer => {
+                if let Some(peer) = parsed.attributes.and_then(|attributes| attributes.source.as_ref())
+                    && !peer.principal.is_empty()
+                {
+                    found.add(Kind::Workload, &peer.principal)?;
+                }
+            }
+            IdentitySource::Xfcc { trusted_hops } => {
+                for uri in forwarded_uris(&parsed.headers, *trusted_hops) {
+                    found.add(Kind::Workload, &uri)?;
+                }
+            }
+            IdentitySource::Header { name, kind } => {
+                // Several headers of one name arrive joined by commas, so a comma is never part of a name here.
+                let values = parsed.headers.get(name).unwrap_or_default().split(',');
+                for value in values.map(str::trim).filter(|value| !value.is_empty()) {
+                    found.add(*kind, value)?;
+                }
+            }
+        }
+    }
+    Ok(Caller::new(found.principals))
+}
+
+#[derive(Default)]
+struct Found {
+    principals: Vec<Principal>,
+    user: Option<Principal>,
+    workload: Option<Principal>,
+}
+
+impl Found {
+    fn add(&mut self, kind: Kind, name: &str) -> Result<(), IdentityError> {
+        let principal = Principal::new(kind, name)?;
+        if self.principals.contains(&principal) {
+            return Ok(());
+        }
+        if self.principals.len() == MAX_PRINCIPALS {
+            return Err(IdentityError::TooMany);
+        }
+        let only = match kind {
+            Kind::User => Some(&mut self.user),
+            Kind::Workload => Some(&mut self.workload),
+            Kind::Group => None,
+        };
+        if let Some(only) = only {
+            match only {
+                Some(_) => return Err(IdentityError::Conflict(kind)),
+                None => *only = Some(principal.clone()),
+            }
+        }
+        self.principals.push(principal);
+        Ok(())
+    }
+
+    /// A string, or a list of strings. Claims of other types name nobody.
+    fn add_texts(&mut self, kind: Kind, value: Option<&Value>) -> Result<(), IdentityError> {
+        match value.and_then(|value| value.kind.as_ref()) {
+            Some(ValueKind::StringValue(text)) if !text.is_empty() => self.add(kind, text),
+            Some(ValueKind::ListValue(list)) => {
+                list.values.iter().try_for_each(|item| self.add_texts(kind, Some(item)))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn jwt_claims<'a>(attributes: &'a AttributeContext, filter: &str, payload: &str) -> Option<&'a Struct> {
+    let claims = attributes.metadata_context.as_ref()?.filter_metadata.get(filter)?.fields.get(payload)?;
+    match claims.kind.as_ref()? {
+        ValueKind::StructValue(claims) => Some(claims),
+        _ => None,
+    }
+}
+
+/// `URI=` of the element that the outermost trusted proxy wrote: the `hops`-th from the right. Elements further left
+/// came with the request, and anybody could have written them.
+fn forwarded_uris(headers: &Headers<'_>, hops: usize) -> Vec<String> {
+    let Some(value) = headers.get("x-forwarded-client-cert") else { return Vec::new() };
+    let elements = split_quoted(value, ',');
+    let Some(element) = hops.checked_sub(1).and_then(|back| elements.iter().rev().nth(back)) else {
+        return Vec::new();
+    };
+    split_quoted(element, ';')
+        .into_iter()
+        .filter_map(|pair| {
+            let (name, value) = pair.split_once('=')?;
+            name.trim().eq_ignore_ascii_case("URI").then(|| unquote(value.trim()))
+        })
+        .filter(|uri| !uri.is_empty())
+        .collect()
+}
+
+fn split_quoted(text: &str, separator: char) -> Vec<&str> {
+    let (mut in_quotes, mut is_escaped) = (false, false);
+    text.split(|c: char| {
+        let ends = !in_quotes && c == separator;
+        match c {
+            '\\' if in_quotes && !is_escaped => is_escaped = true,
+            '"' if !is_escaped => in_quotes = !in_quotes,
+            _ => is_escaped = false,
+        }
+        ends
+    })
+    .collect()
+}
+
+fn unquote(text: &str) -> String {
+    match text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+        Some(inner) => inner.replace("\\\"", "\"").replace("\\\\", "\\"),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use envoy_types::pb::envoy::config::core::v3::Metadata;
+    use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
+    use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Peer, Request};
+    use envoy_types::pb::google::protobuf::ListValue;
+
+    use super::*;
+    use crate::authz::request::{BodyParsing, parse};
+
+    fn text(value: &str) -> Value {
+        Value { kind: Some(ValueKind::StringValue(value.into())) }
+    }
+
+    fn request(sub: Option<&str>, groups: &[&str], peer: &str, headers: &[(&str, &str)]) -> CheckRequest {
+        let groups = Value { kind: Some(ValueKind::ListValue(ListValue { values: groups.iter().map(|g| text(g)).collect() })) };
+        let mut claims: HashMap<String, Value> = HashMap::from([("groups".into(), groups)]);
+        claims.extend(sub.map(|sub| ("sub".to_owned(), text(sub))));
+        let payload = Value { kind: Some(ValueKind::StructValue(Struct { fields: claims })) };
+        let filter = Struct { fields: HashMap::from([("jwt_payload".into(), payload)]) };
+        CheckRequest {
+            attributes: Some(AttributeContext {
+                source: Some(Peer { principal: peer.into(), ..Peer::default() }),
+                metadata_context: Some(Metadata {
+                    filter_metadata: HashMap::from([("envoy.filters.http.jwt_authn".into(), filter)]),
+                    ..Metadata::default()
+                }),
+                request: Some(Request {
+                    http: Some(HttpRequest {
+                        headers: headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+                        ..HttpRequest::default()
+                    }),
+                    ..Request::default()
+                }),
+                ..AttributeContext::default()
+            }),
+        }
+    }
+
+    fn names(request: &CheckRequest, sources: &[IdentitySource]) -> Result<Vec<String>, IdentityError> {
+        let parsed = parse(request, BodyParsing::On).unwrap();
+        identify(&parsed, sources).map(|caller| caller.principals().iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn claims_then_certificate() {
+        let defaults = IdentitySource::defaults();
+        let both = request(Some("alice@corp"), &["sre", "dev", "sre"], "spiffe://td/web", &[]);
+        assert_eq!(
+            names(&both, &defaults).unwrap(),
+            ["user:alice@corp", "group:sre", "group:dev", "workload:spiffe://td/web"]
+        );
+        assert_eq!(names(&request(None, &[], "", &[]), &defaults).unwrap(), Vec::<String>::new());
+        assert_eq!(names(&CheckRequest { attributes: None }, &defaults).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn two_values_for_one_identity_are_a_conflict() {
+        let header = IdentitySource::Header { name: "x-user".into(), kind: Kind::User };
+        let sources = [IdentitySource::defaults(), vec![header.clone()]].concat();
+        let with = |user: &str| request(Some("alice"), &[], "", &[("x-user", user)]);
+        assert_eq!(names(&with("bob"), &sources), Err(IdentityError::Conflict(Kind::User)));
+        assert_eq!(names(&with("alice"), &sources).unwrap(), ["user:alice"]);
+        assert_eq!(names(&with("alice,bob"), &[header.clone()]), Err(IdentityError::Conflict(Kind::User)));
+        assert!(matches!(names(&with("a\u{7}"), &[header]), Err(IdentityError::BadPrincipal(_))));
+    }
+
+    #[test]
+    fn forwarded_certificates_count_from_the_right() {
+        let forged = r#"By=spiffe://td/gw;URI=spiffe://td/admin,By=spiffe://td/gw;Hash=ab;Subject="CN=\"x,URI=spiffe://td/evil\";OU=y";URI=spiffe://td/web"#;
+        let request = request(None, &[], "", &[("x-forwarded-client-cert", forged)]);
+        let hops = |trusted_hops| names(&request, &[IdentitySource::Xfcc { trusted_hops }]).unwrap();
+        assert_eq!(hops(1), ["workload:spiffe://td/web"]);
+        assert_eq!(hops(2), ["workload:spiffe://td/admin"]);
+        assert_eq!(hops(3), Vec::<String>::new());
+        assert_eq!(hops(0), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,233 @@
+//! The only place that builds a CheckResponse.
+//!
+//! An empty CheckResponse is an *allow* to Envoy, and so is a `denied_response` under status 0. Here every response
+//! gets its status from a [`Verdict`], and clippy forbids the constructors that would leave it out.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
+use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption, QueryParameter};
+use envoy_types::pb::envoy::r#type::v3::HttpStatus;
+use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
+use envoy_types::pb::envoy::service::auth::v3::{CheckResponse, DeniedHttpResponse, OkHttpResponse};
+use envoy_types::pb::google::protobuf::value::Kind;
+use envoy_types::pb::google::protobuf::{BoolValue, ListValue, Struct, Value};
+use envoy_types::pb::google::rpc::Status;
+
+use crate::decision::{AllowReason, Basis, Decision, DeniedHttp, Json, Mutations, Verdict};
+
+/// `google.rpc.Code`. Anything but 0 denies.
+const OK: i32 = 0;
+const PERMISSION_DENIED: i32 = 7;
+
+/// Ends the stream when the grant ends: HTTP, SSE, WebSocket, gRPC and CONNECT alike. Envoy takes it off the request.
+const STREAM_DURATION: &str = "x-envoy-upstream-stream-duration-ms";
+/// The deadline starts anew with each retry, so near its end a retry would outlive the grant.
+const MAX_RETRIES: &str = "x-envoy-max-retries";
+
+/// How allows that rest on grants are limited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamLimits {
+    /// Longest stream before its request must be decided anew, whatever the grant still has.
+    pub lease: Option<Duration>,
+    /// With less than this left, upstream retries are switched off.
+    pub retry_horizon: Duration,
+}
+
+/// What stands in the answer beside the decision.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    pub decision_id: &'a str,
+    pub limits: StreamLimits,
+}
+
+#[must_use]
+pub fn render(decision: Decision, context: Context<'_>) -> CheckResponse {
+    let metadata = metadata(&decision, context);
+    let (code, http_response) = match decision.verdict {
+        Verdict::Allow { mutations, basis, .. } => (OK, ok(mutations, basis.as_ref(), context.limits)),
+        Verdict::Deny { http, .. } => (PERMISSION_DENIED, http.map(|http| HttpResponse::DeniedResponse(denied(http)))),
+    };
+    CheckResponse {
+        status: Some(Status { code, message: String::new(), details: Vec::new() }),
+        dynamic_metadata: Some(metadata),
+        http_response,
+    }
+}
+
+/// OPA-Envoy's answer to a request it cannot read: the error is the body and the status message.
+#[must_use]
+pub fn render_bad_request(decision: Decision, message: &str, context: Context<'_>) -> CheckResponse {
+    let mut response = render(decision, context);
+    if let Some(status) = &mut response.status {
+        message.clone_into(&mut status.message);
+    }
+    response
+}
+
+fn ok(mutations: Option<Mutations>, basis: Option<&Basis>, limits: StreamLimits) -> Option<HttpResponse> {
+    if mutations.is_none() && basis.is_none() {
+        return None;
+    }
+    let mutations = mutations.unwrap_or_default();
+    // Ours come last: of two entries for one name Envoy takes the last, so policy cannot lengthen the deadline.
+    let mut headers: Vec<_> = mutations.headers.into_iter().map(|(name, value)| overwrite(name, value)).collect();
+    if let Some(basis) = basis {
+        let left = limits.lease.map_or(basis.remaining, |lease| lease.min(basis.remaining));
+        headers.push(overwrite(STREAM_DURATION.to_owned(), millis_rounded_up(left).to_string()));
+        if basis.remaining < limits.retry_horizon {
+            headers.push(overwrite(MAX_RETRIES.to_owned(), "0".to_owned()));
+        }
+    }
+    #[expect(deprecated, reason = "the message has a deprecated field, which stays empty")]
+    let response = OkHttpResponse {
+        headers,
+        headers_to_remove: mutations.headers_to_remove,
+        dynamic_metadata: None,
+        response_headers_to_add: as_policy_said(mutations.response_headers_to_add),
+        query_parameters_to_set: mutations
+            .query_parameters_to_set
+            .into_iter()
+            .map(|(key, value)| QueryParameter { key, value })
+            .collect(),
+        query_parameters_to_remove: mutations.query_parameters_to_remove,
+    };
+    Some(HttpResponse::OkResponse(response))
+}
+
+fn denied(http: DeniedHttp) -> DeniedHttpResponse {
+    let DeniedHttp { status, headers, body } = http;
+    DeniedHttpResponse { status: Some(HttpStatus { code: status.into() }), headers: as_policy_said(headers), body }
+}
+
+/// Never 0, which would mean no limit at all.
+fn millis_rounded_up(left: Duration) -> u128 {
+    left.as_nanos().div_ceil(1_000_000).max(1)
+}
+
+/// Envoy 1.40 looks only at the deprecated `append`, later ones only at `append_action`; both say "replace".
+fn overwrite(key: String, value: String) -> HeaderValueOption {
+    #[expect(deprecated, reason = "Envoy 1.40 reads nothing else for request headers")]
+    HeaderValueOption {
+        header: Some(HeaderValue { key, value, raw_value: Vec::new() }),
+        append: Some(BoolValue { value: false }),
+        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+        keep_empty_value: false,
+    }
+}
+
+/// Headers to the client: added, so that two `set-cookie` stay two.
+fn as_policy_said(pairs: Vec<(String, String)>) -> Vec<HeaderValueOption> {
+    #[expect(deprecated, reason = "the message has a deprecated field, which stays empty")]
+    let option = |(key, value)| HeaderValueOption {
+        header: Some(HeaderValue { key, value, raw_value: Vec::new() }),
+        append: None,
+        append_action: HeaderAppendAction::AppendIfExistsOrAdd.into(),
+        keep_empty_value: false,
+    };
+    pairs.into_iter().map(option).collect()
+}
+
+/// Policy's own metadata, under ours: an access log must be able to trust `grant` and `reason`.
+fn metadata(decision: &Decision, context: Context<'_>) -> Struct {
+    let mut fields: HashMap<String, Value> =
+        decision.metadata.iter().map(|(name, value)| (name.clone(), json(value))).collect();
+    let mut set = |name: &str, value: Value| fields.insert(name.to_owned(), value);
+    set("decision_id", text(context.decision_id));
+    set("reason", text(decision.reason_code()));
+    if let Verdict::Allow { reason: AllowReason::DryRun(reason), .. } = decision.verdict {
+        set("would_deny", text(reason.code()));
+    }
+    if let Some(basis) = decision.basis() {
+        set("grant", text(&basis.grants.join(",")));
+        set("expires_at", text(&basis.expires_at.to_string()));
+        set("seconds_left", number(basis.remaining.as_secs_f64()));
+        if let Some(request) = &basis.request {
+            set("request", text(request));
+        }
+        if !basis.approved_by.is_empty() {
+            set("approved_by", text(&basis.approved_by.join(",")));
+        }
+        if let Some(ticket) = &basis.ticket {
+            set("ticket", text(ticket));
+        }
+        if basis.break_glass {
+            set("break_glass", Value { kind: Some(Kind::BoolValue(true)) });
+        }
+    }
+    Struct { fields }
+}
+
+fn text(text: &str) -> Value {
+    Value { kind: Some(Kind::StringValue(text.to_owned())) }
+}
+
+fn number(number: f64) -> Value {
+    Value { kind: Some(Kind::NumberValue(number)) }
+}
+
+fn json(value: &Json) -> Value {
+    let kind = match value {
+        Json::Null => Kind::NullValue(0),
+        Json::Bool(value) => Kind::BoolValue(*value),
+        Json::Number(value) => return number(*value),
+        Json::String(value) => return text(value),
+        Json::List(items) => Kind::ListValue(ListValue { values: items.iter().map(json).collect() }),
+        Json::Object(members) => Kind::StructValue(Struct {
+            fields: members.iter().map(|(name, value)| (name.clone(), json(value))).collect(),
+        }),
+    };
+    Value { kind: Some(kind) }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::decision::DenyReason;
+
+    fn limits(lease: Option<u64>) -> StreamLimits {
+        StreamLimits { lease: lease.map(Duration::from_secs), retry_horizon: Duration::from_secs(60) }
+    }
+
+    fn headers(remaining: Duration, lease: Option<u64>) -> Vec<(String, String)> {
+        let basis = Basis {
+            grants: vec!["g".into()],
+            request: None,
+            approved_by: Vec::new(),
+            ticket: None,
+            break_glass: false,
+            expires_at: Timestamp::UNIX_EPOCH,
+            remaining,
+        };
+        let mutations = Mutations { headers: vec![(STREAM_DURATION.into(), "999999999".into())], ..Mutations::default() };
+        let verdict = Verdict::Allow { reason: AllowReason::Grant, mutations: Some(mutations), basis: Some(basis) };
+        let decision = Decision { verdict, metadata: vec![("grant".into(), Json::String("forged".into()))] };
+        let response = render(decision, Context { decision_id: "d", limits: limits(lease) });
+        assert_eq!(response.dynamic_metadata.unwrap().fields["grant"], text("g"));
+        let Some(HttpResponse::OkResponse(ok)) = response.http_response else { panic!("not an allow") };
+        ok.headers.into_iter().map(|h| h.header.unwrap()).map(|h| (h.key, h.value)).skip(1).collect()
+    }
+
+    #[test]
+    fn the_deadline_is_rounded_up_capped_and_last() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(headers(Duration::from_micros(90_000_001), None), [pair(STREAM_DURATION, "90001")]);
+        assert_eq!(headers(Duration::from_secs(90), Some(30)), [pair(STREAM_DURATION, "30000")]);
+        let near = headers(Duration::from_secs(10), None);
+        assert_eq!(near, [pair(STREAM_DURATION, "10000"), pair(MAX_RETRIES, "0")]);
+        assert_eq!(millis_rounded_up(Duration::ZERO), 1);
+    }
+
+    #[test]
+    fn every_denial_has_a_status_that_denies() {
+        for reason in DenyReason::ALL {
+            let response = render(Decision::deny(reason), Context { decision_id: "d", limits: limits(None) });
+            assert_eq!(response.status.unwrap().code, PERMISSION_DENIED);
+            let Some(HttpResponse::DeniedResponse(denied)) = response.http_response else { panic!("{reason:?}") };
+            assert_eq!(denied.status.unwrap().code, i32::from(reason.http_status()));
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! From what policy said to what happens: holds a ruling against the grants it rests on.
+//!
+//! Pure. Policy cannot make a grant live longer than it does, and cannot rest on one that is not there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Now;
+use crate::decision::{AllowReason, Basis, Decision, DenyReason, MIN_REMAINING, Verdict};
+use crate::grant::Grant;
+use crate::policy::{GrantsKey, Outcome, Ruling};
+
+/// What the replica said about the caller.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    /// Empty if the replica may not be used.
+    pub active: &'a [Arc<Grant>],
+    pub covering: &'a [&'a Arc<Grant>],
+    pub is_fresh: bool,
+}
+
+/// A decision, and the use-limited grants of which one use each must be taken before it stands.
+#[derive(Debug)]
+pub struct Settled {
+    pub decision: Decision,
+    pub limited: Vec<Arc<Grant>>,
+}
+
+#[must_use]
+pub fn settle(ruling: Ruling, grants_key: GrantsKey, known: Known<'_>, now: Now) -> Settled {
+    let Ruling { outcome, metadata, grants } = ruling;
+    let mutations = match outcome {
+        // A policy that could not see the grants may have denied for want of them.
+        Outcome::Deny { .. } if !known.is_fresh => return denied(Decision::deny(DenyReason::Stale)),
+        Outcome::Deny { http, reason } => {
+            return denied(Decision { verdict: Verdict::Deny { reason, http }, metadata });
+        }
+        Outcome::Allow(mutations) => mutations,
+    };
+    // Only a decision that says it rests on nothing can stand without knowing the grants.
+    if !known.is_fresh && grants.as_deref() != Some(&[]) {
+        return denied(Decision::deny(DenyReason::Stale));
+    }
+    let Ok(basis) = rests_on(grants.as_deref(), grants_key, known) else {
+        return denied(Decision::deny(DenyReason::PolicyError));
+    };
+    let Some(remaining) = basis.iter().map(|grant| grant.lifetime.remaining(now)).min() else {
+        let verdict = Verdict::Allow { reason: AllowReason::Policy, mutations, basis: None };
+        return denied(Decision { verdict, metadata });
+    };
+    if remaining < MIN_REMAINING {
+        return denied(Decision::deny(DenyReason::GrantEnding));
+    }
+    let limited = basis.iter().filter(|grant| grant.max_uses.is_some()).map(|grant| Arc::clone(grant)).collect();
+    let basis = describe(basis, remaining, now);
+    let verdict = Verdict::Allow { reason: AllowReason::Grant, mutations, basis };
+    Settled { decision: Decision { verdict, metadata }, limited }
+}
+
+fn denied(decision: Decision) -> Settled {
+    Settled { decision, limited: Vec::new() }
+}
+
+/// Policy named a grant that the caller does not hold at this moment.
+struct NotHeld;
+
+fn rests_on<'a>(named: Option<&[String]>, key: GrantsKey, known: Known<'a>) -> Result<Vec<&'a Arc<Grant>>, NotHeld> {
+    let best_covering = || known.covering.first().copied().into_iter().collect();
+    let Some(ids) = named else { return Ok(best_covering()) };
+    let held: Option<Vec<_>> =
+        ids.iter().map(|id| known.active.iter().find(|grant| grant.id.as_str() == id)).collect();
+    match (held, key) {
+        (Some(held), _) => Ok(held),
+        (None, GrantsKey::Binding) => Err(NotHeld),
+        // Not ids of ours: the policy has said nothing about grants.
+        (None, GrantsKey::Foreign) => Ok(best_covering()),
+    }
+}
+
+fn describe(mut grants: Vec<&Arc<Grant>>, remaining: Duration, now: Now) -> Option<Basis> {
+    grants.sort_by_key(|grant| grant.lifetime.remaining(now));
+    let first = grants.first()?;
+    let provenance = first.provenance.as_deref().cloned().unwrap_or_default();
+    Some(Basis {
+        grants: grants.iter().map(|grant| grant.id.to_string()).collect(),
+        request: provenance.request,
+        approved_by: provenance.approved_by,
+        ticket: provenance.ticket,
+        break_glass: provenance.break_glass,
+        expires_at: first.lifetime.expires_at,
+        remaining,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::clock::BootTime;
+    use crate::grant::Lifetime;
+
+    const NOW: Now = Now { boot: BootTime::from_millis(10_000), wall: Timestamp::UNIX_EPOCH };
+
+    fn grant(id: &str, left_ms: u64) -> Arc<Grant> {
+        Arc::new(Grant {
+            id: id.parse().unwrap(),
+            subject: "user:alice".parse().unwrap(),
+            permissions: Box::default(),
+            lifetime: Lifetime {
+                not_before: None,
+                deadline: BootTime::from_millis(10_000 + left_ms),
+                expires_at: NOW.wall,
+                is_dated: false,
+            },
+            max_uses: None,
+            source_cidrs: Box::default(),
+            provenance: None,
+            document: "{}".into(),
+        })
+    }
+
+    fn allow(grants: Option<&[&str]>) -> Ruling {
+        Ruling {
+            outcome: Outcome::Allow(None),
+            metadata: Vec::new(),
+            grants: grants.map(|ids| ids.iter().map(|id| (*id).to_owned()).collect()),
+        }
+    }
+
+    fn outcome(ruling: Ruling, key: GrantsKey, is_fresh: bool) -> String {
+        let active = if is_fresh { vec![grant("a", 5_000), grant("b", 3_000), grant("end", 99)] } else { vec![] };
+        let covering: Vec<_> = active.iter().take(1).collect();
+        let settled = settle(ruling, key, Known { active: &active, covering: &covering, is_fresh }, NOW);
+        let basis = settled.decision.basis().map(|basis| format!(" {:?} {:?}", basis.grants, basis.remaining));
+        format!("{}{}", settled.decision.reason_code(), basis.unwrap_or_default())
+    }
+
+    #[test]
+    fn an_allow_rests_on_what_it_says_or_on_the_best_covering_grant() {
+        use GrantsKey::{Binding, Foreign};
+        let deny = || Ruling {
+            outcome: Outcome::Deny { http: None, reason: DenyReason::NoGrant },
+            metadata: Vec::new(),
+            grants: None,
+        };
+        for (ruling, key, is_fresh, expected) in [
+            (allow(None), Binding, true, "grant [\"a\"] 5s"),
+            (allow(Some(&[])), Binding, true, "policy"),
+            (allow(Some(&["a", "b"])), Binding, true, "grant [\"b\", \"a\"] 3s"),
+            (allow(Some(&["a", "nope"])), Binding, true, "policy_error"),
+            (allow(Some(&["nope"])), Foreign, true, "grant [\"a\"] 5s"),
+            (allow(Some(&["b"])), Foreign, true, "grant [\"b\"] 3s"),
+            (allow(Some(&["end"])), Binding, true, "grant_ending"),
+            (deny(), Binding, true, "no_grant"),
+            (allow(None), Binding, false, "stale"),
+            (allow(Some(&["a"])), Binding, false, "stale"),
+            (allow(Some(&["x"])), Foreign, false, "stale"),
+            (allow(Some(&[])), Binding, false, "policy"),
+            (deny(), Binding, false, "stale"),
+        ] {
+            assert_eq!(outcome(ruling.clone(), key, is_fresh), expected, "{ruling:?} {key:?} {is_fresh}");
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Every metric family and label in one place, and an observer that cannot forget to count.
+
+use std::time::{Duration, Instant};
+
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+};
+
+use crate::decision::{Decision, DenyReason};
+use crate::grant::Refusal;
+
+/// From 10 us, where a decision from memory lies, to the time Envoy gives up by default (200 ms) and beyond.
+const CHECK_BUCKETS: &[f64] = &[
+    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15,
+    0.2, 0.5, 1.0,
+];
+
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    checks: IntCounterVec,
+    check_seconds: Histogram,
+    evaluation_seconds: Histogram,
+    cancelled: IntCounter,
+    refused: IntCounterVec,
+    policy_loads: IntCounterVec,
+    decision_log_lost: IntCounter,
+    resyncs: IntCounter,
+    replica_grants: IntGauge,
+    replica_age_seconds: Gauge,
+    replica_fresh: IntGauge,
+}
+
+impl Metrics {
+    /// # Errors
+    /// Two families with one name: a mistake in this file.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let counter = |name: &str, help: &str| IntCounter::with_opts(Opts::new(name, help));
+        let counters = |name: &str, help: &str, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
+        let histogram = |name: &str, help: &str| {
+            Histogram::with_opts(HistogramOpts::new(name, help).buckets(CHECK_BUCKETS.to_vec()))
+        };
+        let metrics = Self {
+            registry: Registry::new(),
+            checks: counters("daypass_checks_total", "Checks answered, by outcome and reason.", &["outcome", "reason"])?,
+            check_seconds: histogram("daypass_check_duration_seconds", "Time from receipt of a check to its answer.")?,
+            evaluation_seconds: histogram("daypass_policy_evaluation_seconds", "Time policy took, per check.")?,
+            cancelled: counter("daypass_checks_cancelled_total", "Checks whose caller went away before the answer.")?,
+            refused: counters("daypass_grants_refused_total", "Stored values that are no grants, by reason.", &["reason"])?,
+            policy_loads: counters("daypass_policy_loads_total", "Policy loads, by result.", &["result"])?,
+            decision_log_lost: counter("daypass_decision_log_lost_total", "Decision-log lines lost to a full queue.")?,
+            resyncs: counter("daypass_replica_resyncs_total", "Complete copies of the store's grants.")?,
+            replica_grants: IntGauge::new("daypass_replica_grants", "Grants in the replica.")?,
+            replica_age_seconds: Gauge::new("daypass_replica_age_seconds", "Age of the replica; -1 before the first copy.")?,
+            replica_fresh: IntGauge::new("daypass_replica_fresh", "1 while the replica may be used.")?,
+        };
+        let families: [Box<dyn Collector>; 12] = [
+            Box::new(metrics.checks.clone()),
+            Box::new(metrics.check_seconds.clone()),
+            Box::new(metrics.evaluation_seconds.clone()),
+            Box::new(metrics.cancelled.clone()),
+            Box::new(metrics.refused.clone()),
+            Box::new(metrics.policy_loads.clone()),
+            Box::new(metrics.decision_log_lost.clone()),
+            Box::new(metrics.resyncs.clone()),
+            Box::new(metrics.replica_grants.clone()),
+            Box::new(metrics.replica_age_seconds.clone()),
+            Box::new(metrics.replica_fresh.clone()),
+            Box::new(prometheus::process_collector::ProcessCollector::for_self()),
+        ];
+        for family in families {
+            metrics.registry.register(family)?;
+        }
+        // A series that appears only with its first event cannot be alerted on.
+        for refusal in Refusal::ALL {
+            metrics.refused.with_label_values(&[refusal.code()]);
+        }
+        for reason in DenyReason::ALL {
+            metrics.checks.with_label_values(&["deny", reason.code()]);
+        }
+        Ok(metrics)
+    }
+
+    /// Counts a check as cancelled unless [`CheckObserver::end`] is called.
+    #[must_use]
+    pub fn observe_check(&self) -> CheckObserver<'_> {
+        CheckObserver { metrics: self, started: Instant::now(), has_ended: false }
+    }
+
+    pub fn observe_evaluation(&self, took: Duration) {
+        self.evaluation_seconds.observe(took.as_secs_f64());
+    }
+
+    pub fn count_refused(&self, refusal: Refusal) {
+        self.refused.with_label_values(&[refusal.code()]).inc();
+    }
+
+    pub fn count_policy_load(&self, succeeded: bool) {
+        self.policy_loads.with_label_values(&[if succeeded { "ok" } else { "failed" }]).inc();
+    }
+
+    pub fn count_decision_log_lost(&self) {
+        self.decision_log_lost.inc();
+    }
+
+    pub fn count_resync(&self) {
+        self.resyncs.inc();
+    }
+
+    pub fn set_replica(&self, grants: usize, age: Option<Duration>, is_fresh: bool) {
+        self.replica_grants.set(i64::try_from(grants).unwrap_or(i64::MAX));
+        self.replica_age_seconds.set(age.map_or(-1.0, |age| age.as_secs_f64()));
+        self.replica_fresh.set(is_fresh.into());
+    }
+
+    /// Prometheus text format, version 0.0.4.
+    ///
+    /// # Errors
+    /// A family cannot be written as text.
+    pub fn render(&self) -> Result<String, prometheus::Error> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+#[derive(Debug)]
+pub struct CheckObserver<'a> {
+    metrics: &'a Metrics,
+    started: Instant,
+    has_ended: bool,
+}
+
+impl CheckObserver<'_> {
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub fn end(mut self, decision: &Decision) {
+        self.has_ended = true;
+        let outcome = if decision.is_allow() { "allow" } else { "deny" };
+        self.metrics.checks.with_label_values(&[outcome, decision.reason_code()]).inc();
+        self.metrics.check_seconds.observe(self.started.elapsed().as_secs_f64());
+    }
+}
+
+impl Drop for CheckObserver<'_> {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.metrics.cancelled.inc();
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! What a grant lets its holder reach, and whether one request is within it.
+//!
+//! Matching here decides access, so everything ambiguous fails: a path that two parsers could read differently is
+//! covered by no permission, an empty list is refused when the grant is read, and a list that is given must match.
+
+mod glob;
+mod target;
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use thiserror::Error;
+
+pub use glob::Glob;
+pub use target::{AmbiguousPath, Target};
+
+/// Longest glob in bytes. Paths in grants are written by people; Envoy itself stops at 60 KiB of headers.
+pub const MAX_GLOB_BYTES: usize = 2048;
+
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum PermissionError {
+    #[error("a permission names hosts, methods, paths or grpc_methods")]
+    Empty,
+    #[error("`{0}` is an empty list, which nothing could match; leave it out or fill it")]
+    EmptyList(&'static str),
+    #[error("`{0}` has an empty entry")]
+    EmptyEntry(&'static str),
+    #[error("`{0}` has an entry of more than {MAX_GLOB_BYTES} bytes")]
+    TooLong(&'static str),
+    #[error("`paths` entries begin with `/` or `**`: {0}")]
+    RelativePath(String),
+    #[error("not an address range: {0}")]
+    BadCidr(String),
+}
+
+/// The lists as somebody wrote them. `None` is "not given", which matches everything of its kind.
+#[derive(Debug, Clone, Default)]
+pub struct PermissionLists {
+    pub hosts: Option<Vec<String>>,
+    pub methods: Option<Vec<String>>,
+    pub paths: Option<Vec<String>>,
+    pub grpc_methods: Option<Vec<String>>,
+}
+
+/// Hosts, methods, paths and gRPC methods that belong together: every list that is given must match.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Permission {
+    hosts: Globs,
+    methods: Globs,
+    paths: Globs,
+    grpc_methods: Globs,
+}
+
+/// An empty slice stands for a list that was not given; a given list is never empty.
+type Globs = Box<[Glob]>;
+
+impl Permission {
+    /// # Errors
+    /// No list is given, a list is empty, or an entry could never match.
+    pub fn new(lists: &PermissionLists) -> Result<Self, PermissionError> {
+        let permission = Self {
+            hosts: globs("hosts", lists.hosts.as_deref(), |text| Glob::new(target::canonical_host(text), b'.'))?,
+            methods: globs("methods", lists.methods.as_deref(), |text| {
+                Glob::new(text.to_ascii_uppercase(), b'/')
+            })?,
+            paths: globs("paths", lists.paths.as_deref(), |text| Glob::new(text.to_owned(), b'/'))?,
+            grpc_methods: globs("grpc_methods", lists.grpc_methods.as_deref(), |text| {
+                Glob::new(text.trim_start_matches('/').to_owned(), b'/')
+            })?,
+        };
+        if let Some(path) = permission.paths.iter().find(|path| !path.can_match_from_root()) {
+            return Err(PermissionError::RelativePath(path.as_str().to_owned()));
+        }
+        let lists = [&permission.hosts, &permission.methods, &permission.paths, &permission.grpc_methods];
+        if lists.iter().all(|list| list.is_empty()) { Err(PermissionError::Empty) } else { Ok(permission) }
+    }
+
+    #[must_use]
+    pub fn matches(&self, target: &Target<'_>) -> bool {
+        given_matches(&self.hosts, target.host())
+            && given_matches(&self.methods, target.method())
+            && given_matches(&self.paths, target.path())
+            && given_matches(&self.grpc_methods, target.grpc_method())
+            // A permission that names only a host or a method says nothing about paths, and still must not
+            // cover a path that the upstream may read as another one.
+            && !target.is_ambiguous()
+    }
+}
+
+fn globs(
+    name: &'static str,
+    list: Option<&[String]>,
+    parse: impl Fn(&str) -> Glob,
+) -> Result<Globs, PermissionError> {
+    let Some(list) = list else { return Ok(Globs::default()) };
+    if list.is_empty() {
+        return Err(PermissionError::EmptyList(name));
+    }
+    list.iter()
+        .map(|text| match text.len() {
+            0 => Err(PermissionError::EmptyEntry(name)),
+            1..=MAX_GLOB_BYTES => Ok(parse(text)),
+            _ => Err(PermissionError::TooLong(name)),
+        })
+        .collect()
+}
+
+fn given_matches(list: &[Glob], value: Option<&str>) -> bool {
+    list.is_empty() || value.is_some_and(|value| list.iter().any(|glob| glob.matches(value)))
+}
+
+/// An address range such as `10.0.0.0/8`; a bare address is a range of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cidr {
+    network: u128,
+    prefix: u8,
+    is_v4: bool,
+}
+
+impl Cidr {
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        // An IPv4 peer of a dual-stack listener arrives as ::ffff:a.b.c.d.
+        let (bits, is_v4) = address_bits(address.to_canonical());
+        is_v4 == self.is_v4 && mask(bits, self.prefix, is_v4) == self.network
+    }
+}
+
+impl FromStr for Cidr {
+    type Err = PermissionError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let bad = || PermissionError::BadCidr(text.to_owned());
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (address, Some(prefix)),
+            None => (text, None),
+        };
+        let (bits, is_v4) = address_bits(address.parse().map_err(|_| bad())?);
+        let width = if is_v4 { 32 } else { 128 };
+        let prefix = match prefix {
+            Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
+                digits.parse().ok().filter(|prefix| *prefix <= width).ok_or_else(bad)?
+            }
+            Some(_) => return Err(bad()),
+            None => width,
+        };
+        Ok(Self { network: mask(bits, prefix, is_v4), prefix, is_v4 })
+    }
+}
+
+fn address_bits(address: IpAddr) -> (u128, bool) {
+    match address {
+        IpAddr::V4(v4) => (u128::from(v4.to_bits()), true),
+        IpAddr::V6(v6) => (v6.to_bits(), false),
+    }
+}
+
+fn mask(bits: u128, prefix: u8, is_v4: bool) -> u128 {
+    let width = if is_v4 { 32 } else { 128 };
+    bits.checked_shr(width - u32::from(prefix)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn permission(hosts: &[&str], methods: &[&str], paths: &[&str]) -> Permission {
+        let list = |items: &[&str]| {
+            (!items.is_empty()).then(|| items.iter().map(|item| (*item).to_owned()).collect())
+        };
+        Permission::new(&PermissionLists {
+            hosts: list(hosts),
+            methods: list(methods),
+            paths: list(paths),
+            grpc_methods: None,
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn every_given_list_must_match() {
+        let orders = permission(&["orders.*.svc"], &["GET", "HEAD"], &["/db/**"]);
+        for (host, method, path, covered) in [
+            ("orders.prod.svc", "GET", "/db/rows", true),
+            ("ORDERS.prod.svc.:8080", "get", "/db/rows?x=1", true),
+            ("orders.prod.svc", "HEAD", "/db/", true),
+            ("orders.prod.svc", "POST", "/db/rows", false),
+            ("orders.a.b.svc", "GET", "/db/rows", false),
+            ("orders.prod.svc.evil", "GET", "/db/rows", false),
+            ("orders.prod.svc", "GET", "/db", false),
+            ("orders.prod.svc", "GET", "/db/../admin", false),
+        ] {
+            assert_eq!(orders.matches(&Target::http(host, method, path, None)), covered, "{host} {method} {path}");
+        }
+    }
+
+    #[test]
+    fn a_host_alone_does_not_cover_an_ambiguous_path() {
+        let host_only = permission(&["a.svc"], &[], &[]);
+        assert!(host_only.matches(&Target::http("a.svc", "GET", "/x", None)));
+        assert!(!host_only.matches(&Target::http("a.svc", "GET", "/x%2f..%2fy", None)));
+    }
+
+    #[test]
+    fn lists_that_could_never_match_are_refused() {
+        let empty = PermissionLists { hosts: Some(vec![]), ..PermissionLists::default() };
+        assert_eq!(Permission::new(&empty), Err(PermissionError::EmptyList("hosts")));
+        assert_eq!(Permission::new(&PermissionLists::default()), Err(PermissionError::Empty));
+        let relative = PermissionLists { paths: Some(vec!["db/**".into()]), ..PermissionLists::default() };
+        assert_eq!(Permission::new(&relative), Err(PermissionError::RelativePath("db/**".into())));
+    }
+
+    #[test]
+    fn address_ranges() {
+        for (cidr, address, inside) in [
+            ("10.0.0.0/8", "10.255.0.1", true),
+            ("10.0.0.0/8", "11.0.0.1", false),
+            ("10.0.0.0/8", "::ffff:10.1.1.1", true),
+            ("0.0.0.0/0", "8.8.8.8", true),
+            ("0.0.0.0/0", "::1", false),
+            ("192.0.2.7", "192.0.2.7", true),
+            ("192.0.2.7", "192.0.2.8", false),
+            ("2001:db8::/32", "2001:db8:1::5", true),
+            ("::/0", "2001:db8::", true),
+        ] {
+            let range: Cidr = cidr.parse().unwrap();
+            assert_eq!(range.contains(address.parse().unwrap()), inside, "{address} in {cidr}");
+        }
+        for bad in ["", "10.0.0.0/33", "10.0.0/8", "10.0.0.0/+8", "10.0.0.0/", "x/8", "::/129"] {
+            assert!(bad.parse::<Cidr>().is_err(), "{bad}");
+        }
+    }
+}

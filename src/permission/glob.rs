@@ -1,0 +1,130 @@
+//! The one pattern language of grants: `*` within a label, `**` across labels, nothing else special.
+
+/// A pattern and the byte that ends its labels (`.` in hosts, `/` in paths).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Glob {
+    pattern: Box<str>,
+    separator: u8,
+}
+
+/// Where matching may resume: a star, and the first byte of the text it has not taken yet.
+#[derive(Clone, Copy)]
+struct Resume {
+    after_star: usize,
+    text: usize,
+}
+
+impl Glob {
+    #[must_use]
+    pub fn new(pattern: String, separator: u8) -> Self {
+        Self { pattern: pattern.into(), separator }
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.pattern
+    }
+
+    /// Whether the pattern could match a text that begins with the separator.
+    #[must_use]
+    pub fn can_match_from_root(&self) -> bool {
+        let pattern = self.pattern.as_bytes();
+        pattern.first() == Some(&self.separator) || pattern.starts_with(b"**")
+    }
+
+    /// Greedy matching with two resume points, the last `**` and the last `*` behind it. Earlier stars need no second
+    /// try: a `**` takes whatever they would have given up, and a `*` cannot cross the separator that ends its label.
+    /// Time is at most pattern times text squared; both are bounded.
+    #[must_use]
+    pub fn matches(&self, text: &str) -> bool {
+        let (pattern, text) = (self.pattern.as_bytes(), text.as_bytes());
+        let (mut p, mut t) = (0, 0);
+        let mut within: Option<Resume> = None;
+        let mut across: Option<Resume> = None;
+        loop {
+            if pattern[p..].starts_with(b"**") {
+                // A run of three or more stars means the same as two.
+                p += pattern[p..].iter().take_while(|byte| **byte == b'*').count();
+                across = Some(Resume { after_star: p, text: t });
+                within = None;
+                continue;
+            }
+            match (pattern.get(p), text.get(t)) {
+                (Some(b'*'), _) => {
+                    p += 1;
+                    within = Some(Resume { after_star: p, text: t });
+                    continue;
+                }
+                (Some(expected), Some(found)) if expected == found => {
+                    p += 1;
+                    t += 1;
+                    continue;
+                }
+                (None, None) => return true,
+                _ => {}
+            }
+            let Some((resumed_p, resumed_t)) = self.resume(text, &mut within, &mut across) else { return false };
+            (p, t) = (resumed_p, resumed_t);
+        }
+    }
+
+    /// Lets the nearest star that can take one more byte do so.
+    fn resume(&self, text: &[u8], within: &mut Option<Resume>, across: &mut Option<Resume>) -> Option<(usize, usize)> {
+        if let Some(star) = within {
+            if text.get(star.text).is_some_and(|byte| *byte != self.separator) {
+                star.text += 1;
+                return Some((star.after_star, star.text));
+            }
+            *within = None;
+        }
+        let star = across.as_mut()?;
+        if star.text == text.len() {
+            return None;
+        }
+        star.text += 1;
+        Some((star.after_star, star.text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The definition, as a regular expression.
+    fn oracle(pattern: &str, separator: char) -> regex::Regex {
+        let mut expression = String::from("(?s)^");
+        let mut rest = pattern;
+        while let Some(first) = rest.chars().next() {
+            if rest.starts_with("**") {
+                expression.push_str(".*");
+                rest = rest.trim_start_matches('*');
+            } else if first == '*' {
+                expression.push_str(&format!("[^{}]*", regex::escape(&separator.to_string())));
+                rest = &rest[1..];
+            } else {
+                expression.push_str(&regex::escape(&first.to_string()));
+                rest = &rest[first.len_utf8()..];
+            }
+        }
+        expression.push('$');
+        regex::Regex::new(&expression).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(3_000))]
+        #[test]
+        fn matches_what_the_definition_matches(pattern in "[ab/*]{0,12}", text in "[ab/]{0,12}") {
+            let glob = Glob::new(pattern.clone(), b'/');
+            prop_assert_eq!(glob.matches(&text), oracle(&pattern, '/').is_match(&text), "{} on {}", pattern, text);
+        }
+    }
+
+    #[test]
+    fn many_stars_do_not_explode() {
+        let glob = Glob::new("**a".repeat(600), b'/');
+        assert!(!glob.matches(&"a".repeat(599)));
+        assert!(!Glob::new("*a".repeat(600) + "b", b'/').matches(&"a".repeat(8000)));
+    }
+}

@@ -1,0 +1,276 @@
+//! Rego: compiled once, evaluated on every request. Hides the engine.
+//!
+//! The engine is regorus' interpreter, one per worker thread. Its virtual machine is faster and was measured to get
+//! cases of OPA's own suite silently wrong, which an authorizer cannot have. An engine that returned an error is
+//! thrown away: state of the failed evaluation would leak into the next one.
+
+mod analysis;
+mod builtins;
+mod document;
+mod error;
+mod input;
+mod operators;
+mod output;
+mod source;
+mod syntax;
+
+use std::cell::RefCell;
+use std::num::NonZeroU32;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use regorus::{Engine, Value};
+
+pub use analysis::InputReads;
+pub use document::{BadJson, Document, Key, Members};
+pub use error::{EvalError, LoadError, Problem};
+pub use input::jit;
+pub use output::{GrantsKey, Outcome, Ruling};
+pub use source::{RegoFile, Sources};
+
+/// Where evaluation begins: `envoy/authz/allow`, as OPA-Envoy's `path`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecisionPath(Vec<String>);
+
+impl DecisionPath {
+    /// Empty segments are dropped, as in OPA-Envoy.
+    #[must_use]
+    pub fn new(path: &str) -> Self {
+        Self(path.split('/').filter(|segment| !segment.is_empty()).map(str::to_owned).collect())
+    }
+
+    /// `data.envoy.authz.allow`; a segment that is no identifier is quoted, a number is an index.
+    fn reference(&self) -> String {
+        let mut reference = "data".to_owned();
+        for segment in &self.0 {
+            if segment.parse::<u64>().is_ok() {
+                reference.push_str(&format!("[{segment}]"));
+            } else {
+                reference.push_str(&format!("[{}]", serde_json::Value::from(segment.as_str())));
+            }
+        }
+        reference
+    }
+}
+
+/// How often the engine looks at the clock, in evaluation steps of well under a microsecond each.
+const TIME_CHECK_INTERVAL: u32 = 256;
+
+/// The rule that stands for a decision path which is not itself a rule: a package, a member of a rule's value, base
+/// data, or nothing at all, which is undefined.
+const ENTRY_MODULE: &str = "daypass/entry.rego";
+const ENTRY_PACKAGE: &str = "daypass.internal.entry";
+
+/// A set of policies that compiled, ready to be evaluated on any thread.
+pub struct Policy {
+    /// Tells the policies of this process apart, so that a thread notices when it has another one's engine.
+    generation: u64,
+    modules: Vec<RegoFile>,
+    data: Value,
+    entry: String,
+    reads: InputReads,
+    time_limit: Duration,
+}
+
+struct Worker {
+    generation: u64,
+    /// Never evaluated, so never dirty.
+    pristine: Engine,
+    live: Engine,
+}
+
+thread_local! {
+    /// Each thread parses for itself: engines that share a syntax tree would count references on one cache line.
+    static WORKER: RefCell<Option<Worker>> = const { RefCell::new(None) };
+}
+
+impl Policy {
+    /// Parses, checks and compiles.
+    ///
+    /// # Errors
+    /// Every mistake found, each with its place.
+    pub fn compile(sources: &Sources, path: &DecisionPath, time_limit: Duration) -> Result<Self, LoadError> {
+        static GENERATIONS: AtomicU64 = AtomicU64::new(1);
+        let (modules, reads) = check(sources)?;
+        let data = Value::from_json_str(&serde_json::Value::Object(sources.data.clone()).to_string())
+            .map_err(|error| LoadError(vec![Problem::in_file("data", error.to_string())]))?;
+        let mut policy = Self {
+            generation: GENERATIONS.fetch_add(1, Ordering::Relaxed),
+            modules,
+            data,
+            entry: rule_path(path),
+            reads,
+            time_limit,
+        };
+        if policy.engine().is_err() {
+            let entry = format!("package {ENTRY_PACKAGE}\ndecision := {}\n", path.reference());
+            policy.modules.push(RegoFile { name: ENTRY_MODULE.to_owned(), text: entry });
+            policy.entry = format!("data.{ENTRY_PACKAGE}.decision");
+        }
+        policy.engine().map_err(|problem| LoadError(vec![problem]))?;
+        Ok(policy)
+    }
+
+    /// What of `input` any rule may read. What nobody reads need not be built.
+    #[must_use]
+    pub fn reads(&self) -> &InputReads {
+        &self.reads
+    }
+
+    /// Whether `grants` in a decision means grants.
+    #[must_use]
+    pub fn grants_key(&self) -> GrantsKey {
+        if self.reads.touches(&["jit"]) { GrantsKey::Binding } else { GrantsKey::Foreign }
+    }
+
+    /// # Errors
+    /// There is no decision; see [`EvalError`].
+    pub fn decide(&self, input: Document) -> Result<Ruling, EvalError> {
+        let value = self.evaluate(input.0, &self.entry)?;
+        Ruling::from_value(&value, self.grants_key())
+    }
+
+    /// Value of one rule, by its full name. For tests of policies.
+    ///
+    /// # Errors
+    /// The rule does not exist or fails.
+    pub fn eval_rule(&self, rule: &str, input: Document) -> Result<Document, EvalError> {
+        self.evaluate(input.0, rule).map(Document)
+    }
+
+    /// Full names of all rules whose last part begins with `prefix`.
+    #[must_use]
+    pub fn rules_with_prefix(&self, prefix: &str) -> Vec<String> {
+        let mut names = Vec::new();
+        for module in &self.modules {
+            let Ok(tree) = syntax::parse(&module.name, &module.text) else { continue };
+            let package = syntax::package_path(&tree).join(".");
+            for rule in &tree.policy {
+                let name = syntax::static_ref(syntax::rule_name(rule).0).map(|found| found.path.join("."));
+                names.extend(name.filter(|name| name.starts_with(prefix)).map(|name| format!("{package}.{name}")));
+            }
+        }
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// Builds this thread's engine now rather than on its first request.
+    pub fn warm(&self) {
+        WORKER.with_borrow_mut(|slot| *slot = self.worker().ok());
+    }
+
+    fn evaluate(&self, input: Value, rule: &str) -> Result<Value, EvalError> {
+        WORKER.with_borrow_mut(|slot| {
+            if slot.as_ref().is_none_or(|worker| worker.generation != self.generation) {
+                *slot = Some(self.worker()?);
+            }
+            let Some(worker) = slot.as_mut() else { return Err(EvalError::Failed("no engine".to_owned())) };
+            worker.live.set_input(input);
+            let result = catch_unwind(AssertUnwindSafe(|| worker.live.eval_rule(rule.to_owned())));
+            match result {
+                Ok(Ok(value)) => {
+                    log_prints(&mut worker.live);
+                    Ok(value)
+                }
+                Ok(Err(error)) => {
+                    worker.live = worker.pristine.clone();
+                    Err(eval_error(&error))
+                }
+                Err(_) => {
+                    // The pristine engine shares parts with the one that panicked.
+                    *slot = None;
+                    Err(EvalError::Panicked)
+                }
+            }
+        })
+    }
+
+    fn worker(&self) -> Result<Worker, EvalError> {
+        let pristine = self.engine().map_err(|problem| EvalError::Failed(problem.to_string()))?;
+        Ok(Worker { generation: self.generation, live: pristine.clone(), pristine })
+    }
+
+    fn engine(&self) -> Result<Engine, Problem> {
+        let mut engine = Engine::new();
+        engine.set_strict_builtin_errors(false);
+        engine.set_gather_prints(true);
+        engine.set_policy_length_config(regorus::PolicyLengthConfig {
+            max_col: NonZeroU32::new(syntax::MAX_COLUMNS).unwrap_or(NonZeroU32::MAX),
+            max_file_bytes: syntax::non_zero(syntax::MAX_FILE_BYTES),
+            max_lines: syntax::non_zero(syntax::MAX_LINES),
+        });
+        engine.set_execution_timer_config(regorus::utils::limits::ExecutionTimerConfig {
+            limit: self.time_limit,
+            check_interval: NonZeroU32::new(TIME_CHECK_INTERVAL).unwrap_or(NonZeroU32::MIN),
+        });
+        let whole = |error: &anyhow::Error| Problem::from_engine("policy", error);
+        builtins::register(&mut engine).map_err(|error| whole(&error))?;
+        for module in &self.modules {
+            engine
+                .add_policy(module.name.clone(), module.text.clone())
+                .map_err(|error| Problem::from_engine(&module.name, &error))?;
+        }
+        engine.add_data(self.data.clone()).map_err(|error| whole(&error))?;
+        engine.compile_with_entrypoint(&self.entry.as_str().into()).map_err(|error| whole(&error))?;
+        Ok(engine)
+    }
+}
+
+/// Every module parsed, analysed and with its operators rewritten.
+fn check(sources: &Sources) -> Result<(Vec<RegoFile>, InputReads), LoadError> {
+    let parsed: Vec<_> = sources.modules.iter().map(|file| syntax::parse(&file.name, &file.text)).collect();
+    let problems: Vec<_> = parsed.iter().filter_map(|result| result.as_ref().err().cloned()).collect();
+    if !problems.is_empty() {
+        return Err(LoadError(problems));
+    }
+    let trees: Vec<_> = parsed.into_iter().filter_map(Result::ok).collect();
+    let analysis = analysis::analyse(&trees);
+    if !analysis.problems.is_empty() {
+        return Err(LoadError(analysis.problems));
+    }
+    let modules = sources.modules.iter().zip(&trees).map(|(file, tree)| {
+        let rewritten = operators::rewrite(tree, &file.text);
+        // Calls nest where operators only stood in a row; past the engine's limit the original must do.
+        let text = rewritten.filter(|text| syntax::parse(&file.name, text).is_ok());
+        RegoFile { name: file.name.clone(), text: text.unwrap_or_else(|| file.text.clone()) }
+    });
+    Ok((modules.collect(), analysis.reads))
+}
+
+fn rule_path(path: &DecisionPath) -> String {
+    let mut full = "data".to_owned();
+    for segment in &path.0 {
+        let is_identifier = !segment.starts_with(|c: char| c.is_ascii_digit())
+            && segment.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        if is_identifier {
+            full.push_str(&format!(".{segment}"));
+        } else {
+            full.push_str(&format!("[{}]", serde_json::Value::from(segment.as_str())));
+        }
+    }
+    full
+}
+
+fn eval_error(error: &anyhow::Error) -> EvalError {
+    let text = format!("{error:#}");
+    // Inside functions the engine wraps errors as text, so the type alone does not tell.
+    if text.contains("exceeded time limit") { EvalError::TimedOut } else { EvalError::Failed(one_line(&text)) }
+}
+
+/// The engine's messages quote source and values over many lines, values whole.
+fn one_line(text: &str) -> String {
+    const MAX_CHARS: usize = 500;
+    let message: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    message.chars().take(MAX_CHARS).collect()
+}
+
+fn log_prints(engine: &mut Engine) {
+    for line in engine.take_prints().unwrap_or_default() {
+        tracing::info!(target: "daypass::print", "{line}");
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,280 @@
+//! What can be known of a policy before the first request: which parts of `input` it can read, and the mistakes that
+//! OPA's compiler refuses and the engine would only meet while deciding (unknown functions, wrong arity, recursion).
+//!
+//! Recursion matters most: a recursive function would overflow the stack and end the process.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use regorus::unstable::{BUILTINS, Expr, Module, Rule, Span};
+
+use super::builtins;
+use super::error::Problem;
+use super::syntax::{self, Node};
+
+/// The parts of `input` that some rule may read, as prefixes of references.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InputReads(BTreeSet<Vec<String>>);
+
+impl InputReads {
+    /// Whether any rule may read something at, above or below `path`.
+    #[must_use]
+    pub fn touches(&self, path: &[&str]) -> bool {
+        self.0.iter().any(|read| read.iter().zip(path).all(|(a, b)| a == b))
+    }
+}
+
+pub struct Analysis {
+    pub reads: InputReads,
+    pub problems: Vec<Problem>,
+}
+
+/// A rule under its full name, `data.envoy.authz.allow`.
+type Name = Vec<String>;
+
+struct File<'a> {
+    module: &'a Module,
+    package: Name,
+    imports: HashMap<String, Name>,
+}
+
+#[must_use]
+pub fn analyse(modules: &[Module]) -> Analysis {
+    let files: Vec<File<'_>> = modules.iter().map(File::new).collect();
+    let functions = functions(&files);
+    let mut reads = InputReads::default();
+    let mut problems = Vec::new();
+    let mut uses: BTreeMap<Name, Uses<'_>> = BTreeMap::new();
+    for file in &files {
+        reads.0.extend(file.imports.values().filter_map(|path| input_path(path)));
+        for rule in &file.module.policy {
+            let (name_expr, _) = syntax::rule_name(rule);
+            let name = file.rule_path(name_expr);
+            let entry = uses.entry(name).or_insert_with(|| Uses { at: rule.span(), names: BTreeSet::new() });
+            look_into(file, rule, &functions, &mut reads, &mut problems, &mut entry.names);
+        }
+    }
+    problems.extend(recursion(&uses));
+    Analysis { reads, problems }
+}
+
+struct Uses<'a> {
+    at: &'a Span,
+    names: BTreeSet<Name>,
+}
+
+impl<'a> File<'a> {
+    fn new(module: &'a Module) -> Self {
+        let imports = module.imports.iter().filter_map(syntax::import_alias).collect();
+        Self { module, package: syntax::package_path(module), imports }
+    }
+
+    fn rule_path(&self, name: &Expr) -> Name {
+        let mut path = self.package.clone();
+        path.extend(syntax::static_ref(name).map(|found| found.path).unwrap_or_default());
+        path
+    }
+
+    /// The full name behind a reference, unless its first part is a local variable.
+    fn resolve(&self, path: &[String]) -> Name {
+        let Some((first, rest)) = path.split_first() else { return Vec::new() };
+        let mut full = match first.as_str() {
+            "data" | "input" => vec![first.clone()],
+            _ => self.imports.get(first).cloned().unwrap_or_else(|| {
+                let mut own = self.package.clone();
+                own.push(first.clone());
+                own
+            }),
+        };
+        full.extend_from_slice(rest);
+        full
+    }
+}
+
+fn functions(files: &[File<'_>]) -> HashMap<Name, BTreeSet<usize>> {
+    let mut functions: HashMap<Name, BTreeSet<usize>> = HashMap::new();
+    for file in files {
+        for rule in &file.module.policy {
+            if let (name, Some(arity)) = syntax::rule_name(rule) {
+                functions.entry(file.rule_path(name)).or_default().insert(arity);
+            }
+        }
+    }
+    functions
+}
+
+fn look_into(
+    file: &File<'_>,
+    rule: &Rule,
+    functions: &HashMap<Name, BTreeSet<usize>>,
+    reads: &mut InputReads,
+    problems: &mut Vec<Problem>,
+    names: &mut BTreeSet<Name>,
+) {
+    let mut locals = HashSet::new();
+    syntax::walk_rule(rule, &mut |node| {
+        if let Node::Local(name) = node {
+            locals.insert(name);
+        }
+    });
+    syntax::walk_rule(rule, &mut |node| {
+        let Node::Expr(expr) = node else { return };
+        if let Expr::Call { fcn, params, .. } = expr {
+            match callee(file, fcn, params.len(), functions) {
+                Ok(Some(name)) => {
+                    names.insert(name);
+                }
+                Ok(None) => {}
+                Err(message) => problems.push(problem_at(syntax::start_of(fcn), message)),
+            }
+            return;
+        }
+        let Some(found) = syntax::static_ref(expr) else { return };
+        if found.path.first().is_some_and(|first| locals.contains(first.as_str())) {
+            return;
+        }
+        let full = file.resolve(&found.path);
+        if let Some(path) = input_path(&full) {
+            reads.0.insert(path);
+        } else {
+            names.insert(full);
+        }
+    });
+}
+
+fn input_path(full: &[String]) -> Option<Vec<String>> {
+    full.split_first().filter(|(root, _)| *root == "input").map(|(_, rest)| rest.to_vec())
+}
+
+/// The user function a call means, or `None` for a built-in.
+fn callee(
+    file: &File<'_>,
+    fcn: &Expr,
+    arguments: usize,
+    functions: &HashMap<Name, BTreeSet<usize>>,
+) -> Result<Option<Name>, String> {
+    let path = syntax::static_ref(fcn).filter(|found| found.is_whole).map(|found| found.path);
+    let Some(path) = path else { return Err("only a name can be called".to_owned()) };
+    let full = file.resolve(&path);
+    let dotted = path.join(".");
+    if let Some(arities) = functions.get(&full) {
+        return if fits(arities, arguments) { Ok(Some(full)) } else { Err(arity_message(&dotted, arities, arguments)) };
+    }
+    if let Some(arity) = builtins::arity(&dotted) {
+        let arities = BTreeSet::from([arity]);
+        // Our own functions do not know the form with an output argument.
+        return if arity == arguments { Ok(None) } else { Err(arity_message(&dotted, &arities, arguments)) };
+    }
+    match BUILTINS.get(dotted.as_str()) {
+        // 0 stands for any number, or for functions that check it themselves.
+        Some((_, 0)) => Ok(None),
+        Some((_, arity)) => {
+            let arities = BTreeSet::from([usize::from(*arity)]);
+            if fits(&arities, arguments) { Ok(None) } else { Err(arity_message(&dotted, &arities, arguments)) }
+        }
+        None if dotted == "print" => Ok(None),
+        None => Err(builtins::why_unknown(&dotted)),
+    }
+}
+
+/// One more argument than declared takes the result: `f(x, y)` for `y = f(x)`.
+fn fits(arities: &BTreeSet<usize>, arguments: usize) -> bool {
+    arities.iter().any(|arity| *arity == arguments || arity + 1 == arguments)
+}
+
+fn arity_message(name: &str, arities: &BTreeSet<usize>, found: usize) -> String {
+    let wanted = arities.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
+    format!("`{name}` takes {wanted} argument(s), not {found}")
+}
+
+fn problem_at(span: &Span, message: String) -> Problem {
+    Problem { file: span.source.get_path().clone(), line: span.line, column: span.col, message }
+}
+
+/// Every rule that can reach itself. A reference reaches the rules above and below it, as in OPA.
+fn recursion(uses: &BTreeMap<Name, Uses<'_>>) -> Vec<Problem> {
+    let edges: HashMap<&Name, Vec<&Name>> = uses
+        .iter()
+        .map(|(rule, found)| {
+            let reached = uses.keys().filter(|other| found.names.iter().any(|name| overlap(name, other)));
+            (rule, reached.collect())
+        })
+        .collect();
+    uses.iter()
+        .filter(|(rule, _)| reaches_itself(rule, &edges))
+        .map(|(rule, found)| problem_at(found.at, format!("rule {} is recursive", rule.join("."))))
+        .collect()
+}
+
+fn overlap(a: &[String], b: &[String]) -> bool {
+    a.iter().zip(b).all(|(a, b)| a == b)
+}
+
+fn reaches_itself(rule: &Name, edges: &HashMap<&Name, Vec<&Name>>) -> bool {
+    let mut seen = HashSet::new();
+    let mut open: Vec<&Name> = edges.get(rule).cloned().unwrap_or_default();
+    while let Some(next) = open.pop() {
+        if next == rule {
+            return true;
+        }
+        if seen.insert(next) {
+            open.extend(edges.get(next).into_iter().flatten().copied());
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn analysed(texts: &[&str]) -> Analysis {
+        let modules: Vec<_> = texts.iter().map(|text| syntax::parse("p.rego", text).unwrap()).collect();
+        analyse(&modules)
+    }
+
+    fn messages(texts: &[&str]) -> Vec<String> {
+        analysed(texts).problems.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn finds_what_of_input_can_be_read() {
+        let reads = analysed(&["package a\nimport input.attributes.request.http as h\n\
+            x := h.headers\ny := input.jit.covering[0].id\nz if input.parsed_body.a == 1\n\
+            w if { some k; input.parsed_query[k] }"])
+        .reads;
+        for (path, touched) in [
+            (&["attributes", "request", "http", "headers"][..], true),
+            (&["attributes", "request", "time"], false),
+            (&["attributes"], true),
+            (&["jit", "covering"], true),
+            (&["jit", "principals"], false),
+            (&["parsed_query"], true),
+            (&["parsed_path"], false),
+        ] {
+            assert_eq!(reads.touches(path), touched, "{path:?}");
+        }
+        assert!(analysed(&["package a\nx := json.marshal(input)"]).reads.touches(&["anything"]));
+        assert!(analysed(&["package a\nx := 1 if y with input as {}\ny := true"]).reads.touches(&["anything"]));
+    }
+
+    #[test]
+    fn refuses_unknown_functions_and_wrong_arity() {
+        assert_eq!(messages(&["package a\nx if f(1)"]), ["p.rego:2:6: unknown function `f`"]);
+        assert_eq!(messages(&["package a\nimport data.lib.u\nx if u.g(1)"]), ["p.rego:3:6: unknown function `u.g`"]);
+        assert_eq!(messages(&["package a\nx := count(1, 2, 3)"]), ["p.rego:2:6: `count` takes 1 argument(s), not 3"]);
+        assert_eq!(messages(&["package a\nf(x) := x\ny := f(1, 2, 3)"]), ["p.rego:3:6: `f` takes 1 argument(s), not 3"]);
+        let good = ["package a\nimport data.lib.u\nx if u.g(1)\nprint_it if print(1, 2)\nz if { startswith(\"a\", \"b\") }",
+            "package lib.u\ng(x) := x"];
+        assert_eq!(messages(&good), Vec::<String>::new());
+    }
+
+    #[test]
+    fn refuses_recursion_and_only_that() {
+        assert_eq!(messages(&["package a\nf(x) := f(x)"]), ["p.rego:2:1: rule data.a.f is recursive"]);
+        assert_eq!(messages(&["package a\nf(x) := g(x)\ng(x) := data.a.f(x)"]).len(), 2);
+        assert_eq!(messages(&["package a\np := q\nq := data.a.p"]).len(), 2);
+        let good = "package a\nx := y if { y := input.y }\ny := 1 if x\np.q := 1\np.r := p.q\n\
+            h(v) := v\nk := [h(v) | some v in [1]]\nallow if { some p in [1]; p == 1 }";
+        assert_eq!(messages(&[good]), Vec::<String>::new());
+    }
+}

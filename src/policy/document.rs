@@ -1,0 +1,239 @@
+//! Values on their way into policy, built without passing through JSON text.
+//!
+//! Faces describe a request with [`Document`] and never see the engine's own value type. Member names that occur in
+//! every request are made once per thread: a shared one would have all cores count references on one cache line.
+
+use regorus::value::Object;
+use regorus::{Rc, Value};
+use thiserror::Error;
+
+macro_rules! keys {
+    ($($name:ident $text:literal)*) => {
+        /// A member name of the input document.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Key { $($name),* }
+
+        const KEY_TEXTS: &[&str] = &[$($text),*];
+    };
+}
+
+keys! {
+    Address "address"
+    AgeMs "age_ms"
+    Attributes "attributes"
+    Body "body"
+    Certificate "certificate"
+    ContextExtensions "contextExtensions"
+    Covering "covering"
+    Destination "destination"
+    Encoding "encoding"
+    EndpointId "endpointId"
+    EnvoyInternalAddress "envoyInternalAddress"
+    ExpiresAt "expires_at"
+    ExtAuthz "ext_authz"
+    FilterMetadata "filterMetadata"
+    Fragment "fragment"
+    Fresh "fresh"
+    Grants "grants"
+    HeaderMap "headerMap"
+    Headers "headers"
+    Host "host"
+    Http "http"
+    Id "id"
+    Ipv4Compat "ipv4Compat"
+    Jit "jit"
+    Key "key"
+    Labels "labels"
+    MetadataContext "metadataContext"
+    Method "method"
+    Mode "mode"
+    NamedPort "namedPort"
+    Nanos "nanos"
+    NetworkNamespaceFilepath "networkNamespaceFilepath"
+    ParsedBody "parsed_body"
+    ParsedPath "parsed_path"
+    ParsedQuery "parsed_query"
+    Path "path"
+    Pipe "pipe"
+    PortValue "portValue"
+    Principal "principal"
+    Principals "principals"
+    Protocol "protocol"
+    Query "query"
+    RawBody "rawBody"
+    RawValue "rawValue"
+    Replica "replica"
+    Request "request"
+    ResolverName "resolverName"
+    RouteMetadataContext "routeMetadataContext"
+    Scheme "scheme"
+    Seconds "seconds"
+    ServerListenerName "serverListenerName"
+    Service "service"
+    Size "size"
+    Sni "sni"
+    SocketAddress "socketAddress"
+    Source "source"
+    SourcePrincipal "source_principal"
+    Subject "subject"
+    Time "time"
+    TlsSession "tlsSession"
+    TruncatedBody "truncated_body"
+    TypeUrl "typeUrl"
+    TypedFilterMetadata "typedFilterMetadata"
+    Value "value"
+    Version "version"
+}
+
+thread_local! {
+    static KEYS: Vec<Value> = KEY_TEXTS.iter().map(|text| Value::from(*text)).collect();
+    static VERSION: Value = Members::new()
+        .with(Key::ExtAuthz, Document::string("v3"))
+        .with(Key::Encoding, Document::string("protojson"))
+        .build()
+        .0;
+}
+
+impl Key {
+    fn value(self) -> Value {
+        KEYS.with(|keys| keys.get(self as usize).cloned().unwrap_or(Value::Undefined))
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct BadJson(String);
+
+/// A JSON-like value.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Document(pub(in crate::policy) Value);
+
+impl Document {
+    pub const NULL: Self = Self(Value::Null);
+
+    #[must_use]
+    pub fn string(text: &str) -> Self {
+        Self(Value::String(text.into()))
+    }
+
+    #[must_use]
+    pub fn bool(value: bool) -> Self {
+        Self(Value::Bool(value))
+    }
+
+    #[must_use]
+    pub fn integer(value: i64) -> Self {
+        Self(Value::from(value))
+    }
+
+    #[must_use]
+    pub fn unsigned(value: u64) -> Self {
+        Self(Value::from(value))
+    }
+
+    /// A whole number becomes an integer, as it would have on its way through JSON.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "whole and within the range where doubles are exact")]
+    pub fn double(value: f64) -> Self {
+        const EXACT: f64 = 9_007_199_254_740_992.0;
+        if value.fract() == 0.0 && value.abs() <= EXACT {
+            Self(Value::from(value as i64))
+        } else {
+            Self(Value::from(value))
+        }
+    }
+
+    #[must_use]
+    pub fn list(items: impl IntoIterator<Item = Self>) -> Self {
+        Self(Value::from(items.into_iter().map(|item| item.0).collect::<Vec<_>>()))
+    }
+
+    /// `input.version`: which document this is, in OPA-Envoy's words.
+    #[must_use]
+    pub fn version() -> Self {
+        Self(VERSION.with(Value::clone))
+    }
+
+    /// Exactly one JSON value. Later members of one name win, as in Go.
+    ///
+    /// # Errors
+    /// The text is not JSON, or nests deeper than 128 levels.
+    pub fn from_json(text: &str) -> Result<Self, BadJson> {
+        Value::from_json_str(text).map(Self).map_err(|error| BadJson(error.to_string()))
+    }
+
+    /// # Errors
+    /// The value holds something JSON has no form for.
+    pub fn to_json(&self) -> Result<String, BadJson> {
+        self.0.to_json_str().map_err(|error| BadJson(error.to_string()))
+    }
+
+    #[must_use]
+    pub fn is_undefined(&self) -> bool {
+        self.0 == Value::Undefined
+    }
+}
+
+/// The members of an object in the making.
+#[derive(Debug, Default)]
+pub struct Members(Object);
+
+impl Members {
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    #[must_use]
+    pub fn with(mut self, key: Key, document: Document) -> Self {
+        self.set(key, document);
+        self
+    }
+
+    pub fn set(&mut self, key: Key, document: Document) {
+        self.0.insert(key.value(), document.0);
+    }
+
+    /// For names that come from the request.
+    pub fn set_named(&mut self, name: &str, document: Document) {
+        self.0.insert(Value::String(name.into()), document.0);
+    }
+
+    /// Sets unless empty: OPA-Envoy shows only populated fields.
+    pub fn set_text(&mut self, key: Key, text: &str) {
+        if !text.is_empty() {
+            self.set(key, Document::string(text));
+        }
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    #[must_use]
+    pub fn build(self) -> Document {
+        Document(Value::Object(Rc::new(self.0)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_in_step_with_their_texts() {
+        assert_eq!(Key::Address.value(), Value::from("address"));
+        assert_eq!(Key::Jit.value(), Value::from("jit"));
+        assert_eq!(Key::Version.value(), Value::from("version"));
+    }
+
+    #[test]
+    fn later_members_win_and_numbers_stay_exact() {
+        let document = Document::from_json(r#"{"a":1,"a":2,"n":12345678901234567890123}"#).unwrap();
+        let compact: String = document.to_json().unwrap().split_whitespace().collect();
+        assert_eq!(compact, r#"{"a":2,"n":12345678901234567890123}"#);
+        assert!(Document::from_json("1 x").is_err());
+        assert!(Document::from_json(&"[".repeat(100_000)).is_err());
+    }
+}

@@ -1,0 +1,63 @@
+//! What can be wrong with a policy, and where.
+
+use std::fmt;
+
+use thiserror::Error;
+
+/// One mistake in one file. Line and column count from 1; both 0 where the mistake has no position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    pub file: String,
+    pub line: u32,
+    pub column: u32,
+    pub message: String,
+}
+
+impl Problem {
+    #[must_use]
+    pub fn in_file(file: &str, message: impl Into<String>) -> Self {
+        Self { file: file.to_owned(), line: 0, column: 0, message: message.into() }
+    }
+
+    /// Takes the position out of the engine's text: `\n--> file:line:col\n ... \nerror: message`.
+    pub(super) fn from_engine(file: &str, error: &anyhow::Error) -> Self {
+        let text = error.to_string();
+        let message = text.rsplit("error: ").next().unwrap_or(&text).trim().to_owned();
+        let place = text.split("--> ").nth(1).and_then(|rest| rest.lines().next()).unwrap_or("");
+        let mut numbers = place.rsplitn(3, ':').map(|part| part.trim().parse().unwrap_or(0));
+        let column = numbers.next().unwrap_or(0);
+        let line = numbers.next().unwrap_or(0);
+        let named = place.rsplitn(3, ':').nth(2).map(str::trim).filter(|name| !name.is_empty());
+        Self { file: named.unwrap_or(file).to_owned(), line, column, message }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.line == 0 {
+            write!(f, "{}: {}", self.file, self.message)
+        } else {
+            write!(f, "{}:{}:{}: {}", self.file, self.line, self.column, self.message)
+        }
+    }
+}
+
+/// Everything that keeps a set of policies from being used.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+pub struct LoadError(pub Vec<Problem>);
+
+/// Why one evaluation gave no decision. Always a denial with reason `policy_error`.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum EvalError {
+    #[error("evaluation failed: {0}")]
+    Failed(String),
+    #[error("evaluation took longer than its limit")]
+    TimedOut,
+    #[error("evaluation panicked")]
+    Panicked,
+    #[error("the decision is undefined")]
+    Undefined,
+    #[error("{0}")]
+    NotADecision(String),
+}

@@ -1,0 +1,239 @@
+//! Arithmetic, set operators and iteration with OPA's meaning.
+//!
+//! In OPA an operand of the wrong type makes the expression undefined, so the next rule body may still hold. The
+//! engine's own operators fail the whole evaluation instead, and whoever writes request bodies could make every
+//! decision an error. So before a policy is compiled, `a + b` becomes a call of our own function, which is undefined
+//! where OPA's is. Columns to the right of a rewritten operator shift in *run-time* messages; lines stay.
+
+use regorus::unstable::{ArithOp, BinOp, Expr, Module};
+use regorus::Value;
+
+use super::syntax::{self, Node};
+
+const ADD: &str = "daypass__add";
+const SUBTRACT: &str = "daypass__subtract";
+const MULTIPLY: &str = "daypass__multiply";
+const DIVIDE: &str = "daypass__divide";
+const REMAINDER: &str = "daypass__remainder";
+const INTERSECT: &str = "daypass__intersect";
+const UNITE: &str = "daypass__unite";
+const DOMAIN: &str = "daypass__domain";
+
+type Operation = fn(&Value, &Value) -> Value;
+
+/// The functions of two arguments that rewritten policies call.
+pub const BINARY: [(&str, Operation); 7] = [
+    (ADD, add),
+    (SUBTRACT, subtract),
+    (MULTIPLY, multiply),
+    (DIVIDE, divide),
+    (REMAINDER, remainder),
+    (INTERSECT, intersect),
+    (UNITE, unite),
+];
+
+/// The functions of one argument that rewritten policies call.
+pub const UNARY: [(&str, fn(&Value) -> Value); 1] = [(DOMAIN, domain)];
+
+/// The module's text with its operators as calls. `None` if there is nothing to rewrite.
+#[must_use]
+pub fn rewrite(module: &Module, text: &str) -> Option<String> {
+    let mut edits = Vec::new();
+    for rule in &module.policy {
+        syntax::walk_rule(rule, &mut |node| {
+            match node {
+                Node::Expr(expr) => edits.extend(operator_edits(expr, text).into_iter().flatten()),
+                Node::Domain(expr) => edits.extend(domain_edits(expr).into_iter().flatten()),
+                Node::Local(_) => {}
+            }
+        });
+    }
+    if edits.is_empty() {
+        return None;
+    }
+    // Stable, so that of two calls opened at one place the outer one, found first, stays in front.
+    edits.sort_by_key(|edit| edit.at);
+    let mut rewritten = String::with_capacity(text.len() + edits.len() * 16);
+    let mut copied = 0;
+    for edit in &edits {
+        rewritten.push_str(text.get(copied..edit.at)?);
+        rewritten.push_str(&edit.insert);
+        copied = edit.at + edit.replaces;
+    }
+    rewritten.push_str(text.get(copied..)?);
+    Some(rewritten)
+}
+
+struct Edit {
+    at: usize,
+    replaces: usize,
+    insert: String,
+}
+
+fn operator_edits(expr: &Expr, text: &str) -> Option<[Edit; 3]> {
+    let (span, function, symbol, lhs, rhs) = match expr {
+        Expr::ArithExpr { lhs, rhs, .. } if is_number(lhs) && is_number(rhs) => return None,
+        Expr::ArithExpr { span, op, lhs, rhs, .. } => {
+            let (function, symbol) = match op {
+                ArithOp::Add => (ADD, '+'),
+                ArithOp::Sub => (SUBTRACT, '-'),
+                ArithOp::Mul => (MULTIPLY, '*'),
+                ArithOp::Div => (DIVIDE, '/'),
+                ArithOp::Mod => (REMAINDER, '%'),
+            };
+            (span, function, symbol, lhs, rhs)
+        }
+        Expr::BinExpr { span, op, lhs, rhs, .. } => {
+            let (function, symbol) = match op {
+                BinOp::Intersection => (INTERSECT, '&'),
+                BinOp::Union => (UNITE, '|'),
+            };
+            (span, function, symbol, lhs, rhs)
+        }
+        _ => return None,
+    };
+    let position = |offset: u32| usize::try_from(offset).ok();
+    let operator = find_operator(text, position(lhs.span().end)?, position(rhs.span().start)?, symbol)?;
+    Some([
+        Edit { at: position(span.start)?, replaces: 0, insert: format!("{function}(") },
+        Edit { at: operator, replaces: 1, insert: ",".to_owned() },
+        Edit { at: position(span.end)?, replaces: 0, insert: ")".to_owned() },
+    ])
+}
+
+/// Only what has a value that is not plain from the text can be something else than a collection.
+fn domain_edits(expr: &Expr) -> Option<[Edit; 2]> {
+    if !matches!(expr, Expr::Var { .. } | Expr::RefDot { .. } | Expr::RefBrack { .. } | Expr::Call { .. }) {
+        return None;
+    }
+    let start = usize::try_from(syntax::start_of(expr).start).ok()?;
+    let end = usize::try_from(expr.span().end).ok()?;
+    Some([
+        Edit { at: start, replaces: 0, insert: format!("{DOMAIN}(") },
+        Edit { at: end, replaces: 0, insert: ")".to_owned() },
+    ])
+}
+
+fn is_number(expr: &Expr) -> bool {
+    matches!(expr, Expr::Number { .. })
+}
+
+/// Between two operands stand their parentheses, white space, comments and the operator.
+fn find_operator(text: &str, from: usize, to: usize, symbol: char) -> Option<usize> {
+    let mut in_comment = false;
+    for (offset, c) in text.get(from..to)?.char_indices() {
+        match c {
+            '\n' => in_comment = false,
+            _ if in_comment => {}
+            '#' => in_comment = true,
+            c if c == symbol => return Some(from + offset),
+            ')' | '(' => {}
+            c if c.is_whitespace() => {}
+            _ => return None,
+        }
+    }
+    None
+}
+
+/// A numeric operation; the engine does not export the type of its numbers, so this is not a function over it.
+macro_rules! on_numbers {
+    ($a:expr, $b:expr, |$x:ident, $y:ident| $operation:expr) => {
+        match ($a, $b) {
+            (Value::Number($x), Value::Number($y)) => $operation.map_or(Value::Undefined, Value::from),
+            _ => Value::Undefined,
+        }
+    };
+}
+
+fn add(a: &Value, b: &Value) -> Value {
+    on_numbers!(a, b, |x, y| x.add(y))
+}
+
+/// Numbers, or the difference of two sets.
+fn subtract(a: &Value, b: &Value) -> Value {
+    match (a, b) {
+        (Value::Set(a), Value::Set(b)) => a.difference(b).into_value(),
+        _ => on_numbers!(a, b, |x, y| x.sub(y)),
+    }
+}
+
+fn multiply(a: &Value, b: &Value) -> Value {
+    on_numbers!(a, b, |x, y| x.mul(y))
+}
+
+fn divide(a: &Value, b: &Value) -> Value {
+    if *b == Value::from(0u64) { Value::Undefined } else { on_numbers!(a, b, |x, y| x.clone().divide(y)) }
+}
+
+/// Whole numbers only, as in OPA.
+fn remainder(a: &Value, b: &Value) -> Value {
+    match (a, b) {
+        (Value::Number(x), Value::Number(y)) if !x.is_integer() || !y.is_integer() => Value::Undefined,
+        (_, zero) if *zero == Value::from(0u64) => Value::Undefined,
+        _ => on_numbers!(a, b, |x, y| x.clone().modulo(y)),
+    }
+}
+
+fn intersect(a: &Value, b: &Value) -> Value {
+    match (a, b) {
+        (Value::Set(a), Value::Set(b)) => a.intersection(b).into_value(),
+        _ => Value::Undefined,
+    }
+}
+
+fn unite(a: &Value, b: &Value) -> Value {
+    match (a, b) {
+        (Value::Set(a), Value::Set(b)) => a.union(b).into_value(),
+        _ => Value::Undefined,
+    }
+}
+
+/// A collection, to iterate over it; OPA iterates over nothing else, and says nothing about it.
+fn domain(value: &Value) -> Value {
+    match value {
+        Value::Array(_) | Value::Set(_) | Value::Object(_) => value.clone(),
+        _ => Value::Undefined,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rewritten(text: &str) -> String {
+        rewrite(&syntax::parse("p.rego", text).unwrap(), text).unwrap_or_else(|| text.to_owned())
+    }
+
+    #[test]
+    fn operators_become_calls_and_nest() {
+        for (body, expected) in [
+            ("x := 1 + 2", "x := 1 + 2"),
+            ("x := input.a + 1", "x := daypass__add(input.a , 1)"),
+            ("x := a + b - c", "x := daypass__subtract(daypass__add(a , b) , c)"),
+            ("x := a - b * c", "x := daypass__subtract(a , daypass__multiply(b , c))"),
+            ("x := (a - b) * (c % 2)", "x := daypass__multiply((daypass__subtract(a , b)) , (daypass__remainder(c , 2)))"),
+            ("x := a -1", "x := daypass__subtract(a ,1)"),
+            ("x := a # - not this\n  - b", "x := daypass__subtract(a # - not this\n  , b)"),
+            ("x if { some y in input.a.b; y }", "x if { some y in daypass__domain(input.a.b); y }"),
+            ("x if { some y in [1]; y }", "x if { some y in [1]; y }"),
+            ("x if { every y in f(a[1]) { y } }", "x if { every y in daypass__domain(f(a[1])) { y } }"),
+            ("x := a & b | c", "x := daypass__unite(daypass__intersect(a , b) , c)"),
+        ] {
+            let module = |body: &str| format!("package p\n{body}\n");
+            assert_eq!(rewritten(&module(body)), module(expected), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_type_is_undefined() {
+        let (number, text) = (Value::from(7u64), Value::from("7"));
+        for (name, operation) in BINARY {
+            assert_eq!(operation(&number, &text), Value::Undefined, "{name}");
+            assert_eq!(operation(&text, &number), Value::Undefined, "{name}");
+        }
+        assert_eq!(divide(&number, &Value::from(0u64)), Value::Undefined);
+        assert_eq!(remainder(&number, &Value::from(0u64)), Value::Undefined);
+        assert_eq!(remainder(&number, &Value::from(2.5)), Value::Undefined);
+        assert_eq!(remainder(&number, &Value::from(4u64)), Value::from(3u64));
+    }
+}

@@ -1,0 +1,221 @@
+//! Policy files and the data beside them, as OPA reads a directory: every `.rego` is a module, every `.json`, `.yaml`
+//! and `.yml` is data under the names of the directories it lies in.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use saphyr::{LoadableYamlNode, Scalar, Yaml};
+use serde_json::{Map, Value as Json};
+
+use super::error::{LoadError, Problem};
+
+/// The policy a sidecar has when none is named.
+const DEFAULT_POLICY: &str = include_str!("../../policies/authz.rego");
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegoFile {
+    pub name: String,
+    pub text: String,
+}
+
+/// Everything a policy is compiled from.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Sources {
+    pub modules: Vec<RegoFile>,
+    /// The base document `data`.
+    pub data: Map<String, Json>,
+}
+
+impl Sources {
+    /// The built-in policy: a request passes if a grant covers it.
+    #[must_use]
+    pub fn built_in() -> Self {
+        let module = RegoFile { name: "built-in/authz.rego".to_owned(), text: DEFAULT_POLICY.to_owned() };
+        Self { modules: vec![module], data: Map::new() }
+    }
+
+    #[must_use]
+    pub fn from_text(name: &str, text: &str) -> Self {
+        let module = RegoFile { name: name.to_owned(), text: text.to_owned() };
+        Self { modules: vec![module], data: Map::new() }
+    }
+
+    /// # Errors
+    /// Every file that cannot be read or is not what its name says, and paths that hold no policy at all.
+    pub fn read(paths: &[PathBuf]) -> Result<Self, LoadError> {
+        let mut sources = Self::default();
+        let mut problems = Vec::new();
+        for path in paths {
+            let result = if path.is_dir() { sources.read_dir(path, &mut Vec::new()) } else { sources.read_file(path, &[]) };
+            problems.extend(result.err().into_iter().flatten());
+        }
+        if problems.is_empty() && sources.modules.is_empty() {
+            let names = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+            problems.push(Problem::in_file(&names, "no .rego file found here"));
+        }
+        if problems.is_empty() { Ok(sources) } else { Err(LoadError(problems)) }
+    }
+
+    /// Adds what the configuration says, under `data.daypass.config`.
+    pub fn set_config(&mut self, config: Json) {
+        let daypass = self.data.entry("daypass").or_insert_with(|| Json::Object(Map::new()));
+        if let Json::Object(members) = daypass {
+            members.insert("config".to_owned(), config);
+        }
+    }
+
+    fn read_dir(&mut self, dir: &Path, below: &mut Vec<String>) -> Result<(), Vec<Problem>> {
+        let entries = fs::read_dir(dir).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let mut entries = entries.map_err(|error| vec![unreadable(dir, &error)])?;
+        // The order of a directory is nobody's decision; positions in messages should not depend on it.
+        entries.sort_by_key(fs::DirEntry::file_name);
+        let mut problems = Vec::new();
+        for entry in entries {
+            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            // `..data` and its like: what Kubernetes keeps beside the files of a mounted ConfigMap.
+            if name.starts_with('.') {
+                continue;
+            }
+            let result = if path.is_dir() {
+                below.push(name);
+                let result = self.read_dir(&path, below);
+                below.pop();
+                result
+            } else if has_extension(&path, &["rego", "json", "yaml", "yml"]) {
+                self.read_file(&path, below)
+            } else {
+                Ok(())
+            };
+            problems.extend(result.err().into_iter().flatten());
+        }
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    fn read_file(&mut self, path: &Path, below: &[String]) -> Result<(), Vec<Problem>> {
+        let name = path.display().to_string();
+        let text = fs::read_to_string(path).map_err(|error| vec![unreadable(path, &error)])?;
+        if has_extension(path, &["rego"]) {
+            self.modules.push(RegoFile { name, text });
+            return Ok(());
+        }
+        let document = if has_extension(path, &["json"]) {
+            serde_json::from_str(&text).map_err(|error| Problem {
+                file: name.clone(),
+                line: u32::try_from(error.line()).unwrap_or(0),
+                column: u32::try_from(error.column()).unwrap_or(0),
+                message: format!("not JSON: {error}"),
+            })
+        } else if has_extension(path, &["yaml", "yml"]) {
+            yaml(&name, &text)
+        } else {
+            Err(Problem::in_file(&name, "a policy file ends in .rego, .json, .yaml or .yml"))
+        };
+        let document = document.map_err(|problem| vec![problem])?;
+        let rooted = below.iter().rev().fold(document, |inner, name| {
+            Json::Object(Map::from_iter([(name.clone(), inner)]))
+        });
+        let Json::Object(members) = rooted else {
+            return Err(vec![Problem::in_file(&name, "data at the root must be an object")]);
+        };
+        merge(&mut self.data, members, &mut vec!["data".to_owned()])
+            .map_err(|place| vec![Problem::in_file(&name, format!("{place} is set by another file already"))])
+    }
+}
+
+fn has_extension(path: &Path, extensions: &[&str]) -> bool {
+    path.extension().and_then(|found| found.to_str()).is_some_and(|found| extensions.contains(&found))
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Problem {
+    Problem::in_file(&path.display().to_string(), format!("cannot be read: {error}"))
+}
+
+fn merge(into: &mut Map<String, Json>, from: Map<String, Json>, place: &mut Vec<String>) -> Result<(), String> {
+    for (name, value) in from {
+        place.push(name.clone());
+        match (into.get_mut(&name), value) {
+            (None, value) => {
+                into.insert(name, value);
+            }
+            (Some(Json::Object(existing)), Json::Object(members)) => merge(existing, members, place)?,
+            (Some(existing), value) if *existing == value => {}
+            (Some(_), _) => return Err(place.join(".")),
+        }
+        place.pop();
+    }
+    Ok(())
+}
+
+fn yaml(name: &str, text: &str) -> Result<Json, Problem> {
+    let documents = Yaml::load_from_str(text).map_err(|error| Problem {
+        file: name.to_owned(),
+        line: u32::try_from(error.marker().line()).unwrap_or(0),
+        column: u32::try_from(error.marker().col() + 1).unwrap_or(0),
+        message: format!("not YAML: {}", error.info()),
+    })?;
+    match documents.as_slice() {
+        [] => Ok(Json::Null),
+        [document] => yaml_json(document).map_err(|message| Problem::in_file(name, message)),
+        _ => Err(Problem::in_file(name, "more than one YAML document in a file")),
+    }
+}
+
+fn yaml_json(node: &Yaml<'_>) -> Result<Json, String> {
+    Ok(match node {
+        Yaml::Value(Scalar::Null) => Json::Null,
+        Yaml::Value(Scalar::Boolean(value)) => Json::Bool(*value),
+        Yaml::Value(Scalar::Integer(value)) => Json::from(*value),
+        Yaml::Value(Scalar::FloatingPoint(value)) => serde_json::Number::from_f64(value.into_inner())
+            .map(Json::Number)
+            .ok_or("infinite numbers have no place in data")?,
+        Yaml::Value(Scalar::String(text)) => Json::String(text.to_string()),
+        Yaml::Sequence(items) => Json::Array(items.iter().map(yaml_json).collect::<Result<_, _>>()?),
+        Yaml::Mapping(members) => {
+            let member = |(key, value): (&Yaml<'_>, &Yaml<'_>)| {
+                let key = match yaml_json(key)? {
+                    Json::String(text) => text,
+                    scalar @ (Json::Bool(_) | Json::Number(_) | Json::Null) => scalar.to_string(),
+                    _ => return Err("a list or mapping cannot be a key".to_owned()),
+                };
+                Ok((key, yaml_json(value)?))
+            };
+            Json::Object(members.iter().map(member).collect::<Result<_, String>>()?)
+        }
+        Yaml::Tagged(_, inner) => yaml_json(inner)?,
+        Yaml::Representation(..) | Yaml::Alias(_) | Yaml::BadValue => return Err("a value cannot be read".to_owned()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_lies_where_its_directory_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("a.rego", "package a");
+        write("data.json", r#"{"x": {"one": 1}}"#);
+        write("x/more.yaml", "two: [2, yes, 'n']\n");
+        write("ignored.txt", "?");
+        let sources = Sources::read(&[dir.path().to_owned()]).unwrap();
+        assert_eq!(sources.modules.len(), 1);
+        assert_eq!(Json::Object(sources.data).to_string(), r#"{"x":{"one":1,"two":[2,"yes","n"]}}"#);
+        write("x/clash.json", r#"{"one": 2}"#);
+        let error = Sources::read(&[dir.path().to_owned()]).unwrap_err();
+        assert!(error.to_string().ends_with("x/clash.json: data.x.one is set by another file already"), "{error}");
+    }
+
+    #[test]
+    fn names_every_mistake() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("bad.json"), "{").unwrap();
+        fs::write(dir.path().join("bad.yaml"), "a: [").unwrap();
+        let error = Sources::read(&[dir.path().to_owned(), "/nowhere.rego".into()]).unwrap_err();
+        assert_eq!(error.0.len(), 3, "{error}");
+    }
+}

@@ -1,0 +1,153 @@
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::decision::DenyReason;
+
+const LIMIT: Duration = Duration::from_millis(50);
+
+fn compile(text: &str, path: &str) -> Result<Policy, LoadError> {
+    Policy::compile(&Sources::from_text("p.rego", text), &DecisionPath::new(path), LIMIT)
+}
+
+fn decide(text: &str, input: &str) -> Result<Ruling, EvalError> {
+    compile(text, "a/allow").unwrap().decide(Document::from_json(input).unwrap())
+}
+
+fn allows(text: &str, input: &str) -> bool {
+    match decide(text, input).unwrap().outcome {
+        Outcome::Allow(_) => true,
+        Outcome::Deny { reason, .. } => {
+            assert_eq!(reason, DenyReason::PolicyDenied);
+            false
+        }
+    }
+}
+
+#[test]
+fn the_decision_path_may_be_a_rule_a_member_a_package_or_nothing() {
+    let text = "package a.b\nallow := true\nresult := {\"inner\": {\"allowed\": true}}\nlist := [false, true]";
+    for (path, allowed) in [
+        ("/a/b/allow", Some(true)),
+        ("a/b/result/inner", Some(true)),
+        ("a/b/list/1", Some(true)),
+        ("a/b/list/0", Some(false)),
+        ("a/b/list/7", None),
+        ("no/such/thing", None),
+        ("", None),
+    ] {
+        let ruling = compile(text, path).unwrap().decide(Document::NULL);
+        assert_eq!(ruling.ok().map(|ruling| matches!(ruling.outcome, Outcome::Allow(_))), allowed, "{path}");
+    }
+    let package = compile("package a.b\nallowed := true", "a/b").unwrap();
+    assert!(matches!(package.decide(Document::NULL).unwrap().outcome, Outcome::Allow(Some(_))));
+    let dotted = compile("package test[\"com.foo\"]\nallow := true", "test/com.foo/allow").unwrap();
+    assert!(matches!(dotted.decide(Document::NULL).unwrap().outcome, Outcome::Allow(None)));
+}
+
+#[test]
+fn type_errors_are_undefined_and_the_next_rule_decides() {
+    for body in [
+        "input.s + 1 == 2",
+        "input.s - 1 == 2",
+        "input.n - {1} == 2",
+        "1 / input.zero == 1",
+        "input.n % input.half == 1",
+        "input.s & {1} == {1}",
+        "count(input.n) == 1",
+        "startswith(input.n, \"a\")",
+        "abs(input.s) == 1",
+        "some x in input.s; x == 1",
+        "some x in input.n; x == 1",
+        "every x in input.n { x == 1 }",
+        "input.s[0] == \"x\"",
+        "sum(input.s) == 1",
+        "regex.match(\"[\", input.s)",
+        "to_number(input.s) == 1",
+        "json.unmarshal(input.s) == 1",
+        "{x | x := input.s[_]} == 1",
+        "input.a.b.c + 1 == 2",
+    ] {
+        let text = format!("package a\ndefault allow := false\nallow if {{ {body} }}\nallow if input.go");
+        let input = |go| format!(r#"{{"s": "x", "n": 7, "zero": 0, "half": 0.5, "go": {go}}}"#);
+        assert_eq!(decide(&text, &input(false)).map(|r| r.outcome).is_ok(), true, "{body}");
+        assert!(!allows(&text, &input(false)), "{body}");
+        assert!(allows(&text, &input(true)), "{body}");
+    }
+}
+
+#[test]
+fn operators_keep_their_meaning() {
+    for body in [
+        "input.n + 1 == 8",
+        "input.n - 1 == 6",
+        "input.n * 2 - 4 == 10",
+        "input.n / 2 == 3.5",
+        "input.n % 4 == 3",
+        "{1, 2} - {input.one} == {2}",
+        "{1, 2} & {input.one} == {1}",
+        "{2} | {input.one} == {1, 2}",
+        "(input.n + 1) * (input.one + 1) == 16",
+        "x := [y | y := input.n + 1][0]; x == 8",
+        "input.n + 1 == 8 with input.n as 7",
+    ] {
+        let text = format!("package a\ndefault allow := false\nallow if {{ {body} }}");
+        assert!(allows(&text, r#"{"n": 7, "one": 1}"#), "{body}");
+    }
+}
+
+#[test]
+fn perl_classes_and_case_flags_work_in_regular_expressions() {
+    assert!(allows(r#"package a
+        allow if regex.match(`^(?i)X\d+\b$`, "x12")"#, "{}"));
+}
+
+#[test]
+fn a_policy_that_loops_is_stopped() {
+    let text = "package a\nallow if count([1 | some a in numbers.range(1, 3000); some b in numbers.range(1, 3000); a * b < 0]) == 1";
+    let policy = compile(text, "a/allow").unwrap();
+    let started = Instant::now();
+    assert_eq!(policy.decide(Document::NULL), Err(EvalError::TimedOut));
+    // Without the limit this takes many seconds.
+    assert!(started.elapsed() < LIMIT * 20, "{:?}", started.elapsed());
+}
+
+#[test]
+fn an_evaluation_after_a_failed_one_starts_clean() {
+    let text = "package a\nallow if { walk(input, [p, v]); p == [\"x\"]; v == 1 }\n\
+        allow := false if input.conflict\nconflict := true if input.conflict\nallow if input.conflict";
+    let policy = compile(text, "a/allow").unwrap();
+    let input = |json: &str| Document::from_json(json).unwrap();
+    assert!(matches!(policy.decide(input(r#"{"x": 1, "conflict": true}"#)), Err(EvalError::Failed(_))));
+    assert_eq!(policy.decide(input(r#"{"x": 2}"#)), Err(EvalError::Undefined));
+    assert!(policy.decide(input(r#"{"x": 1}"#)).is_ok());
+}
+
+#[test]
+fn what_opa_would_refuse_is_refused_with_its_place() {
+    for (text, place) in [
+        ("package a\nallow { input.x }", "p.rego:2:"),
+        ("package a\nallow if nope(1)", "p.rego:2:10: unknown function"),
+        ("package a\nallow if http.send({})", "p.rego:2:10: `http.send` is not available"),
+        ("package a\nallow if io.jwt.decode(\"\")", "p.rego:2:10: OPA's built-in"),
+        ("package a\nallow if x == 1", "p.rego:2:"),
+        ("package a\nf(x) := f(x)\nallow if f(1)", "p.rego:2:1: rule data.a.f is recursive"),
+        ("not rego", "p.rego:1:"),
+    ] {
+        let error = compile(text, "a/allow").err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.starts_with(place), "{text}\n{error}");
+    }
+}
+
+#[test]
+fn the_default_policy_passes_its_own_tests() {
+    let mut sources = Sources::built_in();
+    let tests = include_str!("../../policies/authz_test.rego");
+    sources.modules.push(RegoFile { name: "authz_test.rego".to_owned(), text: tests.to_owned() });
+    let policy = Policy::compile(&sources, &DecisionPath::new("envoy/authz/allow"), LIMIT).unwrap();
+    let rules = policy.rules_with_prefix("test_");
+    assert!(rules.len() >= 8, "{rules:?}");
+    for rule in rules {
+        let value = policy.eval_rule(&rule, Document::NULL);
+        assert_eq!(value, Ok(Document::bool(true)), "{rule}");
+    }
+}

@@ -1,0 +1,168 @@
+//! The names a caller goes by: `user:alice@corp`, `group:oncall`, `workload:spiffe://td/ns/dev/sa/web`.
+//!
+//! A principal is the key under which grants are found, so two spellings of one name must never compare equal by
+//! accident: the text is taken as it came, and text that could be read in two ways is refused.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+/// Longest principal in bytes, prefix included. SPIFFE IDs end at 2048 bytes (SPIFFE-ID, section 2.3).
+pub const MAX_PRINCIPAL_BYTES: usize = 2048 + 16;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    User,
+    Group,
+    Workload,
+}
+
+impl Kind {
+    pub const ALL: [Self; 3] = [Self::User, Self::Group, Self::Workload];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Group => "group",
+            Self::Workload => "workload",
+        }
+    }
+}
+
+impl FromStr for Kind {
+    type Err = PrincipalError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or(PrincipalError::UnknownKind)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum PrincipalError {
+    #[error("a principal begins with `user:`, `group:` or `workload:`")]
+    UnknownKind,
+    #[error("a principal has a name after its kind")]
+    Empty,
+    #[error("a principal is at most {MAX_PRINCIPAL_BYTES} bytes long")]
+    TooLong,
+    #[error("a principal has no control characters and no space around its name")]
+    Unprintable,
+}
+
+/// One name of a caller, always of the form `kind:name`. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Principal(Arc<str>);
+
+impl Principal {
+    /// # Errors
+    /// The name is empty, too long, or has characters that nobody could see.
+    pub fn new(kind: Kind, name: &str) -> Result<Self, PrincipalError> {
+        check_name(name)?;
+        Self::within_limit(&format!("{}:{name}", kind.as_str()))
+    }
+
+    fn within_limit(text: &str) -> Result<Self, PrincipalError> {
+        if text.len() > MAX_PRINCIPAL_BYTES { Err(PrincipalError::TooLong) } else { Ok(Self(text.into())) }
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    #[must_use]
+    pub fn is_group(&self) -> bool {
+        self.0.starts_with("group:")
+    }
+}
+
+impl FromStr for Principal {
+    type Err = PrincipalError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (kind, name) = text.split_once(':').ok_or(PrincipalError::UnknownKind)?;
+        kind.parse::<Kind>()?;
+        check_name(name)?;
+        Self::within_limit(text)
+    }
+}
+
+impl fmt::Display for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Borrow<str> for Principal {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+fn check_name(name: &str) -> Result<(), PrincipalError> {
+    if name.is_empty() {
+        return Err(PrincipalError::Empty);
+    }
+    if name.chars().any(char::is_control) || name.trim() != name {
+        return Err(PrincipalError::Unprintable);
+    }
+    Ok(())
+}
+
+/// Who calls: every principal that was established, in the order of the sources that named them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Caller {
+    principals: Vec<Principal>,
+}
+
+impl Caller {
+    #[must_use]
+    pub fn new(principals: Vec<Principal>) -> Self {
+        Self { principals }
+    }
+
+    #[must_use]
+    pub fn principals(&self) -> &[Principal] {
+        &self.principals
+    }
+
+    /// The one name to show a person: the first that is not a group.
+    #[must_use]
+    pub fn subject(&self) -> Option<&Principal> {
+        self.principals.iter().find(|principal| !principal.is_group())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_three_kinds_and_nothing_else() {
+        for text in ["user:alice@corp", "group:oncall", "workload:spiffe://td/ns/dev/sa/web"] {
+            assert_eq!(text.parse::<Principal>().map(|p| p.to_string()), Ok(text.to_owned()));
+        }
+        for (text, error) in [
+            ("", PrincipalError::UnknownKind),
+            ("alice", PrincipalError::UnknownKind),
+            ("admin:alice", PrincipalError::UnknownKind),
+            ("user:", PrincipalError::Empty),
+            ("user: alice", PrincipalError::Unprintable),
+            ("user:a\0b", PrincipalError::Unprintable),
+        ] {
+            assert_eq!(text.parse::<Principal>(), Err(error), "{text:?}");
+        }
+        assert_eq!(Principal::new(Kind::User, &"x".repeat(MAX_PRINCIPAL_BYTES)), Err(PrincipalError::TooLong));
+    }
+
+    #[test]
+    fn the_subject_is_never_a_group() {
+        let of = |names: &[&str]| Caller::new(names.iter().map(|n| n.parse().unwrap()).collect());
+        assert_eq!(of(&["group:a", "user:b"]).subject().map(Principal::as_str), Some("user:b"));
+        assert_eq!(of(&["group:a"]).subject(), None);
+    }
+}

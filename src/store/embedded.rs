@@ -1,0 +1,218 @@
+//! The store of a single sidecar: a redb file, or memory. Survives a restart and a `kill -9`.
+//!
+//! Every change is committed to disk before it shows in the replica, and both happen under one lock: otherwise a
+//! revocation could be overtaken by the creation it revokes.
+
+use std::num::NonZeroU64;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use redb::backends::InMemoryBackend;
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+
+use super::record::{self, GrantRecord, ReadAt, Ttl};
+use super::{StoreError, StoredGrant, Surroundings, Use};
+use crate::clock::Now;
+use crate::grant::{Grant, GrantId, Refusal};
+
+/// Grant id to its JSON, in which `expires_at` is always set: a file has no TTL.
+const GRANTS: TableDefinition<'_, &str, &str> = TableDefinition::new("grants");
+/// Grant id to uses taken.
+const USES: TableDefinition<'_, &str, u64> = TableDefinition::new("uses");
+
+const FILE_NAME: &str = "grants.redb";
+
+#[derive(Debug)]
+pub struct EmbeddedStore {
+    database: Database,
+    /// Held for a commit and the replica's change that belongs to it, never across an await.
+    commit_order: Mutex<()>,
+    around: Surroundings,
+}
+
+impl EmbeddedStore {
+    /// Opens or creates the file in `data_dir` and fills the replica from it.
+    ///
+    /// # Errors
+    /// The file cannot be opened: no permission, damaged, or in use by another daypass.
+    pub fn open(data_dir: &Path, around: Surroundings) -> Result<Self, StoreError> {
+        let path = data_dir.join(FILE_NAME);
+        let database = Database::create(&path)
+            .map_err(|error| StoreError::unavailable(format!("{}: {error}", path.display())))?;
+        Self::with(database, around)
+    }
+
+    /// A store that ends with the process.
+    ///
+    /// # Errors
+    /// Memory cannot be had.
+    pub fn in_memory(around: Surroundings) -> Result<Self, StoreError> {
+        let database =
+            Database::builder().create_with_backend(InMemoryBackend::new()).map_err(StoreError::unavailable)?;
+        Self::with(database, around)
+    }
+
+    fn with(database: Database, around: Surroundings) -> Result<Self, StoreError> {
+        let store = Self { database, commit_order: Mutex::new(()), around };
+        let transaction = store.database.begin_write().map_err(StoreError::unavailable)?;
+        transaction.open_table(GRANTS).map_err(StoreError::unavailable)?;
+        transaction.open_table(USES).map_err(StoreError::unavailable)?;
+        transaction.commit().map_err(StoreError::unavailable)?;
+        let now = store.around.clock.now();
+        for (id, text) in store.texts()? {
+            match store.decode(&id, &text, now) {
+                Ok(grant) => store.around.replica.insert(grant).map_err(StoreError::unavailable)?,
+                Err(refusal) => {
+                    tracing::warn!(grant = id, reason = refusal.code(), "stored grant refused");
+                    store.around.metrics.count_refused(refusal);
+                }
+            }
+        }
+        Ok(store)
+    }
+
+    pub(super) async fn create(
+        self: Arc<Self>,
+        id: GrantId,
+        record: GrantRecord,
+        ttl: Duration,
+    ) -> Result<StoredGrant, StoreError> {
+        blocking(move || self.create_now(id, record, ttl)).await
+    }
+
+    fn create_now(&self, id: GrantId, mut record: GrantRecord, ttl: Duration) -> Result<StoredGrant, StoreError> {
+        let now = self.around.clock.now();
+        if ttl > self.around.max_ttl {
+            return Err(StoreError::Invalid(Refusal::TtlTooLong));
+        }
+        let by_ttl = now.wall.checked_add(ttl).unwrap_or(Timestamp::MAX);
+        let expires_at = record.expires_at.map_or(by_ttl, |date| date.min(by_ttl));
+        record.expires_at = Some(expires_at);
+        let text = serde_json::to_string(&record).map_err(StoreError::unavailable)?;
+        let grant = self.decode(id.as_str(), &text, now).map_err(StoreError::Invalid)?;
+        let _order = self.commit_order.lock().unwrap_or_else(PoisonError::into_inner);
+        let transaction = self.database.begin_write().map_err(StoreError::unavailable)?;
+        {
+            let mut table = transaction.open_table(GRANTS).map_err(StoreError::unavailable)?;
+            if table.get(id.as_str()).map_err(StoreError::unavailable)?.is_some() {
+                return Err(StoreError::AlreadyExists);
+            }
+            table.insert(id.as_str(), text.as_str()).map_err(StoreError::unavailable)?;
+        }
+        transaction.commit().map_err(StoreError::unavailable)?;
+        self.around.replica.insert(grant).map_err(StoreError::unavailable)?;
+        Ok(StoredGrant { record, id, expires_at })
+    }
+
+    pub(super) async fn revoke(self: Arc<Self>, id: GrantId) -> Result<(), StoreError> {
+        blocking(move || self.delete(&id)).await
+    }
+
+    fn delete(&self, id: &GrantId) -> Result<(), StoreError> {
+        let _order = self.commit_order.lock().unwrap_or_else(PoisonError::into_inner);
+        // First out of use, then off the disk: if the disk fails, the caller learns it and nobody has access.
+        self.around.replica.remove(id.as_str());
+        let transaction = self.database.begin_write().map_err(StoreError::unavailable)?;
+        let existed = {
+            let mut uses = transaction.open_table(USES).map_err(StoreError::unavailable)?;
+            uses.remove(id.as_str()).map_err(StoreError::unavailable)?;
+            let mut grants = transaction.open_table(GRANTS).map_err(StoreError::unavailable)?;
+            grants.remove(id.as_str()).map_err(StoreError::unavailable)?.is_some()
+        };
+        transaction.commit().map_err(StoreError::unavailable)?;
+        if existed { Ok(()) } else { Err(StoreError::NotFound) }
+    }
+
+    pub(super) async fn take_use(self: Arc<Self>, grant: Arc<Grant>, max_uses: NonZeroU64) -> Result<Use, StoreError> {
+        blocking(move || self.take_use_now(&grant, max_uses)).await
+    }
+
+    fn take_use_now(&self, grant: &Grant, max_uses: NonZeroU64) -> Result<Use, StoreError> {
+        let id = grant.id.as_str();
+        let _order = self.commit_order.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.around.clock.now();
+        let held = self.around.replica.get(id);
+        if held.is_none_or(|held| held.document != grant.document || held.lifetime.has_ended(now)) {
+            return Ok(Use::Gone);
+        }
+        let transaction = self.database.begin_write().map_err(StoreError::unavailable)?;
+        {
+            let mut uses = transaction.open_table(USES).map_err(StoreError::unavailable)?;
+            let taken = uses.get(id).map_err(StoreError::unavailable)?.map_or(0, |taken| taken.value());
+            if taken >= max_uses.get() {
+                return Ok(Use::Exhausted);
+            }
+            uses.insert(id, taken + 1).map_err(StoreError::unavailable)?;
+        }
+        transaction.commit().map_err(StoreError::unavailable)?;
+        Ok(Use::Taken)
+    }
+
+    pub(super) fn get(&self, id: &GrantId) -> Result<StoredGrant, StoreError> {
+        let transaction = self.database.begin_read().map_err(StoreError::unavailable)?;
+        let table = transaction.open_table(GRANTS).map_err(StoreError::unavailable)?;
+        let text = table.get(id.as_str()).map_err(StoreError::unavailable)?.ok_or(StoreError::NotFound)?;
+        self.stored(id.as_str(), text.value()).ok_or(StoreError::NotFound)
+    }
+
+    pub(super) fn list(&self) -> Result<Vec<StoredGrant>, StoreError> {
+        Ok(self.texts()?.iter().filter_map(|(id, text)| self.stored(id, text)).collect())
+    }
+
+    /// Removes from the file what has ended. The replica does the same for itself.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn sweep(&self) -> Result<(), StoreError> {
+        let now = self.around.clock.now();
+        let has_ended = |text: &str| {
+            serde_json::from_str::<GrantRecord>(text)
+                .is_ok_and(|record| record.expires_at.is_some_and(|end| end <= now.wall))
+        };
+        let ended: Vec<String> =
+            self.texts()?.into_iter().filter(|(_, text)| has_ended(text)).map(|(id, _)| id).collect();
+        for id in ended {
+            match id.parse().map(|id| self.delete(&id)) {
+                Ok(Err(error @ StoreError::Unavailable(_))) => return Err(error),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn texts(&self) -> Result<Vec<(String, String)>, StoreError> {
+        let transaction = self.database.begin_read().map_err(StoreError::unavailable)?;
+        let table = transaction.open_table(GRANTS).map_err(StoreError::unavailable)?;
+        let entries = table.iter().map_err(StoreError::unavailable)?;
+        entries
+            .map(|entry| entry.map(|(id, text)| (id.value().to_owned(), text.value().to_owned())))
+            .collect::<Result<_, _>>()
+            .map_err(StoreError::unavailable)
+    }
+
+    fn stored(&self, id: &str, text: &str) -> Option<StoredGrant> {
+        let grant = self.decode(id, text, self.around.clock.now()).ok()?;
+        if grant.lifetime.has_ended(self.around.clock.now()) {
+            return None;
+        }
+        let record = serde_json::from_str(text).ok()?;
+        Some(StoredGrant { record, id: grant.id, expires_at: grant.lifetime.expires_at })
+    }
+
+    fn decode(&self, id: &str, text: &str, now: Now) -> Result<Grant, Refusal> {
+        let record: Option<GrantRecord> = serde_json::from_str(text).ok();
+        let ttl = record.and_then(|record| record.expires_at).map_or(Ttl::None, |end| {
+            Ttl::Left(Duration::try_from(end.duration_since(now.wall)).unwrap_or(Duration::ZERO))
+        });
+        record::decode(id, text.as_bytes(), ReadAt { sent: now, ttl }, self.around.max_ttl)
+    }
+}
+
+/// Disk work must not hold up the thread that decides.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    tokio::task::spawn_blocking(work).await.map_err(StoreError::unavailable)?
+}
