@@ -1,14 +1,32 @@
+//! Just-in-time access for Envoy: every request is decided against the grants alive at that moment.
+//!
+//! The map, in reading order. Each layer knows only those above it in this list, and faces do not know each other;
+//! a test reads the `use` lines and holds them to it.
+//!
+//! * domain: [`clock`], [`principal`], [`permission`], [`grant`], [`decision`]
+//! * engines: [`replica`] (live grants in memory), [`metrics`], [`store`] (durable grants), [`policy`] (Rego),
+//!   [`audit`] (the decision log)
+//! * faces: [`authz`] (Envoy asks), [`api`] (people and programs ask), [`ops`] (orchestrators ask)
+//! * assembly: [`config`], [`telemetry`], [`server`], [`cli`]
 #![forbid(unsafe_code)]
-//! x
+
 pub mod clock;
-pub mod principal;
-pub mod permission;
-pub mod grant;
 pub mod decision;
-pub mod replica;
-pub mod policy;
-pub mod store;
+pub mod grant;
+pub mod permission;
+pub mod principal;
+
 pub mod audit;
 pub mod metrics;
-pub mod authz;
+pub mod policy;
+pub mod replica;
+pub mod store;
+
 pub mod api;
+pub mod authz;
+pub mod ops;
+
+pub mod cli;
+pub mod config;
+pub mod server;
+pub mod telemetry;

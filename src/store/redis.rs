@@ -7,6 +7,7 @@ mod connect;
 mod keys;
 mod session;
 
+use std::convert::Infallible;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,8 +57,8 @@ impl RedisStore {
     }
 
     /// Keeps the replica in step with Redis, for ever: a lost session is followed by the next one.
-    pub async fn follow(self: Arc<Self>) {
-        session::follow(&self).await;
+    pub async fn follow(self: Arc<Self>) -> Infallible {
+        session::follow(&self).await
     }
 
     pub(super) async fn create(

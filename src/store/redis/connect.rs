@@ -40,7 +40,7 @@ impl FromStr for RedisUrl {
     type Err = RedisUrlError;
 
     fn from_str(text: &str) -> Result<Self, RedisUrlError> {
-        let (scheme, _) = text.split_once("://").ok_or_else(|| RedisUrlError::Unsupported(text.to_owned()))?;
+        let (scheme, _) = text.split_once("://").ok_or_else(|| RedisUrlError::Unsupported("a text without ://".to_owned()))?;
         if !matches!(scheme, "redis" | "rediss" | "unix") {
             return Err(RedisUrlError::Unsupported(format!("{scheme}://")));
         }

@@ -12,6 +12,7 @@
 //! * A session's tokens die with it. The next one reads everything anew, and what it does not see is gone.
 
 use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -57,7 +58,7 @@ enum Change {
 }
 
 /// Runs sessions until the task is dropped.
-pub async fn follow(store: &RedisStore) {
+pub async fn follow(store: &RedisStore) -> Infallible {
     let mut backoff = FIRST_BACKOFF;
     loop {
         let (changes, received) = mpsc::unbounded_channel();
@@ -85,13 +86,11 @@ fn jittered(backoff: Duration) -> Duration {
     backoff / 2 + backoff / 2 * noise / 1000
 }
 
-enum Never {}
-
 async fn run(
     session: &Arc<Session>,
     store: &RedisStore,
     mut changes: mpsc::UnboundedReceiver<Change>,
-) -> Result<Never, SessionEnd> {
+) -> Result<Infallible, SessionEnd> {
     let handler = {
         let session = Arc::clone(session);
         Box::new(move |push| session.on_push(push))
@@ -122,7 +121,7 @@ async fn heartbeat(
     session: &Session,
     mut connection: MultiplexedConnection,
     max_staleness: Duration,
-) -> Result<Never, SessionEnd> {
+) -> Result<Infallible, SessionEnd> {
     let period = HEARTBEAT_INTERVAL.min(max_staleness / 4);
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

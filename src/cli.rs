@@ -1,0 +1,48 @@
+//! The command line: one file per subcommand.
+
+mod grant;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use serve::ServeArgs;
+
+/// Just-in-time access for Envoy.
+///
+/// `daypass serve` answers Envoy's ext_authz checks; `daypass grant` gives and ends access.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Answer Envoy's checks, and serve the grant API.
+    Serve(Box<ServeArgs>),
+    /// Create, show and revoke grants through the grant API.
+    Grant(grant::GrantArgs),
+}
+
+/// Exit status of a command that was understood and failed. Usage and configuration errors are 2, as clap's.
+const FAILED: u8 = 1;
+const BAD_CONFIG: u8 = 2;
+
+impl Cli {
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        match self.command {
+            Command::Serve(args) => serve::run(&args),
+            Command::Grant(args) => grant::run(args),
+        }
+    }
+}
+
+/// The whole chain of causes, once.
+fn report(error: &anyhow::Error) -> ExitCode {
+    eprintln!("daypass: {error:#}");
+    ExitCode::from(FAILED)
+}

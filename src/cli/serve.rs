@@ -1,0 +1,82 @@
+//! `daypass serve`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{BAD_CONFIG, report};
+use crate::config::{Config, Listen};
+use crate::{server, telemetry};
+
+/// Flags win over the configuration file.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ServeArgs {
+    /// YAML file with these settings and those without a flag (see docs/configuration.md).
+    #[arg(long, value_name = "FILE", env = "DAYPASS_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Where Envoy asks: an address, or unix:///path [default: 127.0.0.1:9191]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<Listen>,
+    /// The grant API [default: 127.0.0.1:9292]
+    #[arg(long, value_name = "ADDR")]
+    pub api_listen: Option<SocketAddr>,
+    /// /livez, /readyz and /metrics [default: 127.0.0.1:9393]
+    #[arg(long, value_name = "ADDR")]
+    pub ops_listen: Option<SocketAddr>,
+    /// embedded, embedded:memory, redis://, rediss:// or unix:// [default: embedded]
+    #[arg(long, value_name = "URL")]
+    pub store: Option<String>,
+    /// Policy file or directory (.rego, .json, .yaml); may be repeated [default: the built-in policy]
+    #[arg(long, value_name = "PATH")]
+    pub policy: Vec<PathBuf>,
+    /// Rule that decides, as a path [default: envoy/authz/allow]
+    #[arg(long, value_name = "PATH")]
+    pub decision: Option<String>,
+    /// Let denials of policy pass, and report them
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Leave parsed_body and truncated_body out of the input
+    #[arg(long)]
+    pub skip_request_body_parse: bool,
+    /// Where the embedded store and the API's token are kept [default: the user's data directory]
+    #[arg(long, value_name = "DIR", env = "DAYPASS_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Serve gRPC reflection on the API and check listeners
+    #[arg(long)]
+    pub reflection: bool,
+    /// One JSON line per decision, to a file or `-` for stdout
+    #[arg(long, value_name = "FILE")]
+    pub decision_log: Option<String>,
+    /// Check configuration and policy, and exit
+    #[arg(long)]
+    pub validate: bool,
+}
+
+pub fn run(args: &ServeArgs) -> ExitCode {
+    let config = match Config::load(args) {
+        Ok(config) => config,
+        Err(problems) => {
+            eprintln!("daypass: the configuration cannot be used:\n{problems}");
+            return ExitCode::from(BAD_CONFIG);
+        }
+    };
+    if args.validate {
+        return match server::compile_policy(&config) {
+            Ok(_) => {
+                println!("configuration and policy are good");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("daypass: the policy cannot be used:\n{error}");
+                ExitCode::from(BAD_CONFIG)
+            }
+        };
+    }
+    telemetry::init(&config.log);
+    match server::run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(&error.into()),
+    }
+}

@@ -1,0 +1,310 @@
+//! What was typed becomes what is needed, once, with all mistakes reported together.
+
+mod file;
+mod reader;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use thiserror::Error;
+
+use crate::audit::LogTarget;
+use crate::authz::{self, BodyParsing, Enforcement, IdentitySource, StreamLimits};
+use crate::cli::ServeArgs;
+use crate::policy::DecisionPath;
+use crate::store::{RedisConfig, RedisUrl};
+use crate::telemetry::{LogConfig, LogFormat};
+
+use file::FileSettings;
+
+/// One mistake, with the place it was made in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// `daypass.yaml:7`, or the flag.
+    pub place: String,
+    pub message: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub struct Problems(pub Vec<Problem>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<_> = self.0.iter().map(|problem| format!("  {}: {}", problem.place, problem.message)).collect();
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+/// Where the check listener is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+        }
+    }
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix://") {
+            let path = PathBuf::from(path);
+            return if path.is_absolute() {
+                Ok(Self::Unix(path))
+            } else {
+                Err("a socket path is absolute: unix:///run/daypass.sock".to_owned())
+            };
+        }
+        text.parse().map(Self::Tcp).map_err(|_| "an address is IP:PORT, such as 127.0.0.1:9191".to_owned())
+    }
+}
+
+#[derive(Debug, Clone)]
+pub enum StoreConfig {
+    Embedded,
+    Memory,
+    Redis(RedisConfig),
+}
+
+#[derive(Debug, Clone)]
+pub struct PolicyConfig {
+    /// None: the built-in policy.
+    pub paths: Vec<PathBuf>,
+    pub decision: DecisionPath,
+    pub evaluation_timeout: Duration,
+    pub health_paths: Vec<String>,
+}
+
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
+}
+
+#[derive(Debug, Clone)]
+pub struct ApiConfig {
+    /// None: the data directory's, made on first start.
+    pub token_file: Option<PathBuf>,
+    pub tls: Option<TlsFiles>,
+}
+
+#[derive(Debug, Clone)]
+pub struct DecisionLogConfig {
+    pub target: LogTarget,
+    /// Lines that may wait for the disk.
+    pub queue: usize,
+}
+
+/// Everything `daypass serve` needs, known to fit together.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub listen: Listen,
+    pub api_listen: SocketAddr,
+    pub ops_listen: SocketAddr,
+    pub data_dir: PathBuf,
+    pub store: StoreConfig,
+    pub policy: PolicyConfig,
+    pub authz: authz::Config,
+    pub api: ApiConfig,
+    pub log: LogConfig,
+    pub decision_log: Option<DecisionLogConfig>,
+    pub reflection: bool,
+    pub max_message_bytes: usize,
+    pub max_grant_ttl: Duration,
+    pub max_grants: usize,
+    pub drain_timeout: Duration,
+}
+
+const DEFAULT_KEY_PREFIX: &str = "{jit}";
+const DEFAULT_DECISION: &str = "envoy/authz/allow";
+/// The longest Redis outage that access survives, and the longest time a revocation may take.
+const DEFAULT_MAX_STALENESS: Duration = Duration::from_secs(2);
+const STALENESS_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(30);
+/// Below Envoy's default of 200 ms and the 250 ms of the shipped configurations, so that the answer is ours.
+const DEFAULT_CHECK_TIMEOUT: Duration = Duration::from_millis(150);
+const DEFAULT_EVALUATION_TIMEOUT: Duration = Duration::from_millis(50);
+const DEFAULT_SETTLE_TIMEOUT: Duration = Duration::from_millis(100);
+/// Envoy's default circuit breaker lets 1024 requests through to a cluster at once.
+const DEFAULT_MAX_CONCURRENT_CHECKS: usize = 1024;
+/// As OPA-Envoy's `grpc-max-recv-msg-size`.
+const DEFAULT_MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+const DEFAULT_MAX_GRANT_TTL: Duration = Duration::from_secs(24 * 3600);
+const DEFAULT_MAX_GRANTS: usize = 100_000;
+const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// With a minute or less left a retry could outlive the grant by much of its own length.
+const DEFAULT_RETRY_HORIZON: Duration = Duration::from_secs(60);
+const DEFAULT_DECISION_LOG_QUEUE: usize = 10_000;
+
+impl Config {
+    /// # Errors
+    /// Every mistake in flags and file, each with its place.
+    pub fn load(args: &ServeArgs) -> Result<Self, Problems> {
+        Self::load_with(args, &|name| std::env::var(name).ok())
+    }
+
+    /// As [`Self::load`], with the environment given.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_with(args: &ServeArgs, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Problems> {
+        let mut problems = Vec::new();
+        let file = match &args.config {
+            Some(path) => file::read(path, env, &mut problems),
+            None => FileSettings::default(),
+        };
+        let config = assemble(args, file, &mut problems);
+        match config {
+            Some(config) if problems.is_empty() => Ok(config),
+            _ => Err(Problems(problems)),
+        }
+    }
+}
+
+fn assemble(args: &ServeArgs, file: FileSettings, problems: &mut Vec<Problem>) -> Option<Config> {
+    let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
+    let api_listen = args.api_listen.or(file.api_listen).unwrap_or_else(|| loopback(9292));
+    let data_dir = args.data_dir.clone().or(file.data_dir).unwrap_or_else(default_data_dir);
+    let check_timeout = file.check_timeout.unwrap_or(DEFAULT_CHECK_TIMEOUT);
+    let evaluation_timeout = file.evaluation_timeout.unwrap_or(DEFAULT_EVALUATION_TIMEOUT);
+    let settle_timeout = file.settle_timeout.unwrap_or(DEFAULT_SETTLE_TIMEOUT);
+    let mut problem = |place: &str, message: String| problems.push(Problem { place: place.to_owned(), message });
+    if evaluation_timeout + settle_timeout > check_timeout {
+        problem(
+            "limits",
+            format!(
+                "evaluation_timeout ({evaluation_timeout:?}) and settle_timeout ({settle_timeout:?}) together exceed \
+                 check_timeout ({check_timeout:?})"
+            ),
+        );
+    }
+    if !api_listen.ip().is_loopback() && file.tls.is_none() {
+        problem(
+            "--api-listen",
+            format!("{api_listen} is not on this machine alone; give `api.tls`, or listen on 127.0.0.1"),
+        );
+    }
+    let max_staleness = file.max_staleness.unwrap_or(DEFAULT_MAX_STALENESS);
+    if !STALENESS_RANGE.contains(&max_staleness) {
+        problem("max_staleness", format!("{max_staleness:?} is not between 100ms and 30s"));
+    }
+    let key_prefix = file.key_prefix.unwrap_or_else(|| DEFAULT_KEY_PREFIX.to_owned());
+    if key_prefix.is_empty() || !key_prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b"{}_.:-".contains(&b)) {
+        problem("key_prefix", format!("{key_prefix:?} has other characters than A-Z, a-z, 0-9 and {{}}_.:-"));
+    }
+    let redis = |url| RedisConfig { url, password_file: file.store_password_file, key_prefix, max_staleness };
+    let store = match store_kind(args.store.as_deref().or(file.store.as_deref())) {
+        Ok(StoreKind::Embedded) => Some(StoreConfig::Embedded),
+        Ok(StoreKind::Memory) => Some(StoreConfig::Memory),
+        Ok(StoreKind::Redis(url)) => Some(StoreConfig::Redis(redis(url))),
+        Err(message) => {
+            problem("--store", message);
+            None
+        }
+    };
+    let decision_log = args.decision_log.clone().or(file.decision_log).map(|target| DecisionLogConfig {
+        target: match target.as_str() {
+            "-" | "stdout" => LogTarget::Stdout,
+            path => LogTarget::File(path.into()),
+        },
+        queue: file.decision_log_queue.unwrap_or(DEFAULT_DECISION_LOG_QUEUE),
+    });
+    let decision = args.decision.as_deref().or(file.decision.as_deref()).unwrap_or(DEFAULT_DECISION);
+    Some(Config {
+        listen: args.listen.clone().or(file.listen).unwrap_or_else(|| Listen::Tcp(loopback(9191))),
+        api_listen,
+        ops_listen: args.ops_listen.or(file.ops_listen).unwrap_or_else(|| loopback(9393)),
+        data_dir,
+        store: store?,
+        policy: PolicyConfig {
+            paths: if args.policy.is_empty() { file.policy.unwrap_or_default() } else { args.policy.clone() },
+            decision: DecisionPath::new(decision),
+            evaluation_timeout,
+            health_paths: file.health_paths.unwrap_or_default(),
+        },
+        authz: authz::Config {
+            identity: file.identity.unwrap_or_else(IdentitySource::defaults),
+            body_parsing: if args.skip_request_body_parse || file.skip_request_body_parse == Some(true) {
+                BodyParsing::Skip
+            } else {
+                BodyParsing::On
+            },
+            enforcement: if args.dry_run || file.dry_run == Some(true) {
+                Enforcement::DryRun
+            } else {
+                Enforcement::Enforce
+            },
+            stream: StreamLimits {
+                lease: file.lease,
+                retry_horizon: file.retry_horizon.unwrap_or(DEFAULT_RETRY_HORIZON),
+            },
+            check_timeout,
+            settle_timeout,
+            max_concurrent_checks: file.max_concurrent_checks.unwrap_or(DEFAULT_MAX_CONCURRENT_CHECKS),
+        },
+        api: ApiConfig { token_file: file.token_file, tls: file.tls },
+        log: LogConfig {
+            format: file.log_format.unwrap_or(LogFormat::Text),
+            level: file.log_level.unwrap_or_else(|| "info".to_owned()),
+        },
+        decision_log,
+        reflection: args.reflection || file.reflection == Some(true),
+        max_message_bytes: file.max_message_bytes.unwrap_or(DEFAULT_MAX_MESSAGE_BYTES),
+        max_grant_ttl: file.max_grant_ttl.unwrap_or(DEFAULT_MAX_GRANT_TTL),
+        max_grants: file.max_grants.unwrap_or(DEFAULT_MAX_GRANTS),
+        drain_timeout: file.drain_timeout.unwrap_or(DEFAULT_DRAIN_TIMEOUT),
+    })
+}
+
+enum StoreKind {
+    Embedded,
+    Memory,
+    Redis(RedisUrl),
+}
+
+/// The seam for more: a new kind of store is a new arm here and in `server`.
+fn store_kind(text: Option<&str>) -> Result<StoreKind, String> {
+    match text {
+        None | Some("embedded") => Ok(StoreKind::Embedded),
+        Some("embedded:memory") => Ok(StoreKind::Memory),
+        Some(url) => url.parse().map(StoreKind::Redis).map_err(|error| {
+            format!("{error}; a store is embedded, embedded:memory, or a redis://, rediss:// or unix:// URL")
+        }),
+    }
+}
+
+/// `$XDG_DATA_HOME/daypass`, `~/.local/share/daypass`, or for users without a home `/var/lib/daypass`.
+#[must_use]
+pub fn default_data_dir() -> PathBuf {
+    let dir = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    dir("XDG_DATA_HOME")
+        .or_else(|| dir("HOME").map(|home| home.join(".local/share")))
+        .map_or_else(|| "/var/lib/daypass".into(), |base| base.join("daypass"))
+}
+
+/// `150ms`, `90s`, `15m`, `1h30m`: more than nothing.
+///
+/// # Errors
+/// The text is no duration, or not a positive one.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let parsed: Result<SignedDuration, _> = text.parse();
+    parsed
+        .ok()
+        .and_then(|duration| Duration::try_from(duration).ok())
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| format!("{text:?} is not a duration; write 150ms, 90s, 15m, 8h or 1h30m"))
+}
+
+#[cfg(test)]
+mod tests;

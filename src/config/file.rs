@@ -1,0 +1,199 @@
+//! The configuration file: every key there is, and what its value must look like.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use saphyr::{LoadableYamlNode, MarkedYaml};
+
+use super::reader::{Section, Source};
+use super::{Listen, Problem, TlsFiles, parse_duration};
+use crate::authz::IdentitySource;
+use crate::principal::Kind;
+use crate::telemetry::LogFormat;
+
+/// What the file says; `None` where it says nothing.
+#[derive(Debug, Default)]
+pub struct FileSettings {
+    pub listen: Option<Listen>,
+    pub api_listen: Option<SocketAddr>,
+    pub ops_listen: Option<SocketAddr>,
+    pub data_dir: Option<PathBuf>,
+    pub store: Option<String>,
+    pub store_password_file: Option<PathBuf>,
+    pub key_prefix: Option<String>,
+    pub max_staleness: Option<Duration>,
+    pub policy: Option<Vec<PathBuf>>,
+    pub decision: Option<String>,
+    pub health_paths: Option<Vec<String>>,
+    pub dry_run: Option<bool>,
+    pub skip_request_body_parse: Option<bool>,
+    pub reflection: Option<bool>,
+    pub identity: Option<Vec<IdentitySource>>,
+    pub check_timeout: Option<Duration>,
+    pub evaluation_timeout: Option<Duration>,
+    pub settle_timeout: Option<Duration>,
+    pub drain_timeout: Option<Duration>,
+    pub max_concurrent_checks: Option<usize>,
+    pub max_message_bytes: Option<usize>,
+    pub max_grant_ttl: Option<Duration>,
+    pub max_grants: Option<usize>,
+    pub lease: Option<Duration>,
+    pub retry_horizon: Option<Duration>,
+    pub token_file: Option<PathBuf>,
+    pub tls: Option<TlsFiles>,
+    pub log_format: Option<LogFormat>,
+    pub log_level: Option<String>,
+    pub decision_log: Option<String>,
+    pub decision_log_queue: Option<usize>,
+}
+
+pub fn read(path: &Path, env: &dyn Fn(&str) -> Option<String>, problems: &mut Vec<Problem>) -> FileSettings {
+    let file = path.display().to_string();
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => {
+            problems.push(Problem { place: file, message: format!("cannot be read: {error}") });
+            return FileSettings::default();
+        }
+    };
+    let documents = match MarkedYaml::load_from_str(&text) {
+        Ok(documents) => documents,
+        Err(error) => {
+            let place = format!("{file}:{}", error.marker().line());
+            problems.push(Problem { place, message: format!("not YAML: {}", error.info()) });
+            return FileSettings::default();
+        }
+    };
+    let source = Source { file, env, problems: RefCell::default() };
+    let settings = match documents.as_slice() {
+        [] => FileSettings::default(),
+        [document, ..] => Section::root(&source, document).map(settings).unwrap_or_default(),
+    };
+    problems.append(&mut source.problems.into_inner());
+    settings
+}
+
+fn settings(mut root: Section<'_, '_>) -> FileSettings {
+    let mut found = FileSettings {
+        listen: root.get("listen", str::parse),
+        api_listen: root.get("api_listen", parsed),
+        ops_listen: root.get("ops_listen", parsed),
+        data_dir: root.get("data_dir", path),
+        store: root.get("store", text),
+        store_password_file: root.get("store_password_file", path),
+        key_prefix: root.get("key_prefix", text),
+        max_staleness: root.get("max_staleness", parse_duration),
+        policy: root.list("policy", path),
+        decision: root.get("decision", text),
+        health_paths: root.list("health_paths", health_path),
+        dry_run: root.get("dry_run", parsed),
+        skip_request_body_parse: root.get("skip_request_body_parse", parsed),
+        reflection: root.get("reflection", parsed),
+        identity: root.sections("identity", identity),
+        ..FileSettings::default()
+    };
+    root.section("limits", |limits| {
+        found.check_timeout = limits.get("check_timeout", parse_duration);
+        found.evaluation_timeout = limits.get("evaluation_timeout", parse_duration);
+        found.settle_timeout = limits.get("settle_timeout", parse_duration);
+        found.drain_timeout = limits.get("drain_timeout", parse_duration);
+        found.max_concurrent_checks = limits.get("max_concurrent_checks", positive);
+        found.max_message_bytes = limits.get("max_message_bytes", positive);
+        found.max_grant_ttl = limits.get("max_grant_ttl", parse_duration);
+        found.max_grants = limits.get("max_grants", positive);
+    });
+    root.section("stream", |stream| {
+        found.lease = stream.get("lease", parse_duration);
+        found.retry_horizon = stream.get("retry_horizon", parse_duration);
+    });
+    root.section("api", |api| {
+        found.token_file = api.get("token_file", path);
+        found.tls = api.section("tls", tls).flatten();
+    });
+    root.section("log", |log| {
+        found.log_format = log.get("format", log_format);
+        found.log_level = log.get("level", log_level);
+    });
+    root.section("decision_log", |log| {
+        found.decision_log = log.get("to", text);
+        found.decision_log_queue = log.get("queue", positive);
+    });
+    root.finish();
+    found
+}
+
+fn tls(section: &mut Section<'_, '_>) -> Option<TlsFiles> {
+    let (cert_file, key_file) = (section.get("cert_file", path), section.get("key_file", path));
+    match (cert_file, key_file) {
+        (Some(cert_file), Some(key_file)) => Some(TlsFiles { cert_file, key_file }),
+        _ => {
+            section.complain("needs cert_file and key_file");
+            None
+        }
+    }
+}
+
+/// `- source: jwt`, with the settings of that source beside it.
+fn identity(section: &mut Section<'_, '_>) -> Option<IdentitySource> {
+    let or = |value: Option<String>, default: &str| value.unwrap_or_else(|| default.to_owned());
+    match section.get("source", text).as_deref() {
+        Some("jwt") => Some(IdentitySource::Jwt {
+            filter: or(section.get("filter", text), "envoy.filters.http.jwt_authn"),
+            payload: or(section.get("payload", text), "jwt_payload"),
+            user_claim: or(section.get("user_claim", text), "sub"),
+            groups_claim: or(section.get("groups_claim", text), "groups"),
+        }),
+        Some("peer") => Some(IdentitySource::Peer),
+        Some("xfcc") => Some(IdentitySource::Xfcc { trusted_hops: section.get("trusted_hops", positive).unwrap_or(1) }),
+        Some("header") => {
+            let name = section.get("name", |text| Ok(text.to_ascii_lowercase()));
+            let kind = section.get("kind", |text| text.parse::<Kind>().map_err(|_| "is user, group or workload".to_owned()));
+            if name.is_none() || kind.is_none() {
+                section.complain("a header needs `name` and `kind`");
+            }
+            Some(IdentitySource::Header { name: name?, kind: kind? })
+        }
+        _ => {
+            section.complain("`source` is jwt, peer, xfcc or header");
+            None
+        }
+    }
+}
+
+fn text(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("is empty".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+fn path(value: &str) -> Result<PathBuf, String> {
+    text(value).map(PathBuf::from)
+}
+
+fn parsed<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error| format!("{text:?}: {error}"))
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|value| *value > 0).ok_or_else(|| format!("{text:?} is not a whole number above 0"))
+}
+
+fn health_path(text: &str) -> Result<String, String> {
+    if text.starts_with('/') { Ok(text.to_owned()) } else { Err(format!("{text:?} does not begin with /")) }
+}
+
+fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        other => Err(format!("{other:?} is neither text nor json")),
+    }
+}
+
+fn log_level(text: &str) -> Result<String, String> {
+    match tracing_subscriber::EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("{text:?}: {error}")),
+    }
+}

@@ -1,0 +1,116 @@
+use std::fs;
+
+use super::*;
+
+fn load(yaml: &str, args: ServeArgs) -> Result<Config, String> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("d.yaml");
+    fs::write(&path, yaml).unwrap();
+    let env = |name: &str| (name == "PASS").then(|| "from-env".to_owned());
+    let args = ServeArgs { config: Some(path), ..args };
+    Config::load_with(&args, &env)
+        .map_err(|problems| problems.to_string().replace(&dir.path().display().to_string(), ""))
+}
+
+#[test]
+fn an_empty_file_gives_the_defaults() {
+    let config = load("", ServeArgs::default()).unwrap();
+    assert_eq!(config.listen.to_string(), "127.0.0.1:9191");
+    assert_eq!(config.api_listen.port(), 9292);
+    assert_eq!(config.authz.identity, IdentitySource::defaults());
+    assert_eq!(config.max_message_bytes, 4 * 1024 * 1024);
+    assert!(matches!(config.store, StoreConfig::Embedded));
+}
+
+#[test]
+fn reads_everything_and_flags_win() {
+    let yaml = "
+listen: unix:///run/d.sock
+api_listen: 127.0.0.1:1
+ops_listen: 127.0.0.1:2
+data_dir: /d
+store: redis://u:${PASS}@h:1/3
+store_password_file: /p
+key_prefix: '{jit-a}'
+max_staleness: 500ms
+policy: [a.rego, b]
+decision: x/y
+health_paths: /healthz
+dry_run: true
+skip_request_body_parse: true
+reflection: true
+identity:
+  - source: jwt
+    user_claim: email
+  - source: peer
+  - source: xfcc
+    trusted_hops: 2
+  - source: header
+    name: X-User
+    kind: user
+limits: {check_timeout: 1s, evaluation_timeout: 20ms, settle_timeout: 30ms, drain_timeout: 3s,
+  max_concurrent_checks: 5, max_message_bytes: 1000, max_grant_ttl: 8h, max_grants: 7}
+stream: {lease: 5m, retry_horizon: 10s}
+api: {token_file: /t, tls: {cert_file: /c, key_file: /k}}
+log: {format: json, level: 'info,daypass::store=debug'}
+decision_log: {to: stdout, queue: 9}
+";
+    let args = ServeArgs { listen: Some("127.0.0.1:7".parse().unwrap()), ..ServeArgs::default() };
+    let config = load(yaml, args).unwrap();
+    assert_eq!(config.listen.to_string(), "127.0.0.1:7");
+    let StoreConfig::Redis(redis) = &config.store else { panic!("{:?}", config.store) };
+    assert_eq!(redis.key_prefix, "{jit-a}");
+    assert_eq!(redis.url, "redis://u:from-env@h:1/3".parse().unwrap());
+    assert!(!format!("{config:?}").contains("from-env"));
+    assert_eq!(config.policy.paths.len(), 2);
+    assert_eq!(config.authz.identity.len(), 4);
+    assert_eq!(config.authz.identity[3], IdentitySource::Header { name: "x-user".into(), kind: crate::principal::Kind::User });
+    assert_eq!(config.authz.stream.lease, Some(Duration::from_secs(300)));
+    assert_eq!(config.authz.enforcement, Enforcement::DryRun);
+    assert_eq!(config.decision_log.unwrap().target, LogTarget::Stdout);
+    assert_eq!(config.max_grants, 7);
+}
+
+#[test]
+fn reports_all_mistakes_with_their_lines() {
+    let yaml = "
+listen: 9191
+stor: x
+store: mysql://h
+limits:
+  check_timeout: 10
+  max_grants: 0
+identity:
+  - source: cookie
+data_dir: ${NOPE}
+api_listen: 0.0.0.0:9292
+max_staleness: 50ms
+";
+    let problems = load(yaml, ServeArgs::default()).unwrap_err();
+    for line in [
+        "/d.yaml:2: listen: an address is IP:PORT",
+        "/d.yaml:3: unknown key `stor`; known here: api, api_listen,",
+        "--store: `mysql://` is not supported",
+        "/d.yaml:6: limits.check_timeout: \"10\" is not a duration",
+        "/d.yaml:7: limits.max_grants: \"0\" is not a whole number above 0",
+        "/d.yaml:9: identity[0]: `source` is jwt, peer, xfcc or header",
+        "/d.yaml:10: data_dir: the environment has no NOPE",
+        "--api-listen: 0.0.0.0:9292 is not on this machine alone",
+        "max_staleness: 50ms is not between",
+    ] {
+        assert!(problems.contains(line), "{line}\n{problems}");
+    }
+    assert_eq!(problems.lines().count(), 9, "{problems}");
+    assert!(load("a: [", ServeArgs::default()).unwrap_err().contains("/d.yaml:"));
+    assert!(load("- a", ServeArgs::default()).unwrap_err().contains("must be a mapping"));
+}
+
+#[test]
+fn durations() {
+    for (text, millis) in [("150ms", 150), ("90s", 90_000), ("15m", 900_000), ("1h30m", 5_400_000), ("8h", 28_800_000)] {
+        assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
+    }
+    for text in ["", "0s", "-1s", "15", "soon"] {
+        assert!(parse_duration(text).is_err(), "{text}");
+    }
+}

@@ -1,0 +1,346 @@
+//! Builds the parts, binds, supervises, drains.
+//!
+//! Two kinds of threads. Checks are decided on workers, one per core, each with its own single-threaded runtime and
+//! its own policy engine: a check never leaves the thread its connection is on. Everything else (the store's session,
+//! the grant API, health) runs on a runtime of its own, so that a policy that burns its time limit on every worker
+//! starves no heartbeat.
+
+mod listen;
+mod worker;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tonic::transport::{Identity, ServerTlsConfig};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::api::v1::grant_service_server::GrantServiceServer;
+use crate::api::{GrantApi, Token, TokenError, v1};
+use crate::audit::{DecisionLog, OpenError};
+use crate::authz::{Checker, Wanted};
+use crate::clock::Clock;
+use crate::config::{Config, StoreConfig};
+use crate::metrics::Metrics;
+use crate::ops::{self, Readiness};
+use crate::policy::{LoadError, Policy, Sources};
+use crate::replica::{Replica, Staleness};
+use crate::store::{EmbeddedStore, RedisStore, Store, StoreError, Surroundings};
+
+use listen::{CheckListener, ListenError};
+use worker::Workers;
+
+/// How soon a change of readiness shows in `grpc.health.v1`.
+const HEALTH_PERIOD: Duration = Duration::from_millis(100);
+/// Ended grants leave memory this often; they left use when they ended.
+const SWEEP_PERIOD: Duration = Duration::from_secs(1);
+/// And the embedded store's file this often.
+const FILE_SWEEP_PERIOD: Duration = Duration::from_secs(60);
+/// Threads of the runtime beside the workers.
+const CONTROL_THREADS: usize = 2;
+const CHECK_WORKERS: &str = "the check workers";
+/// The service name that Envoy's `grpc_health_check` asks for, beside the empty one.
+const AUTHORIZATION: &str = "envoy.service.auth.v3.Authorization";
+
+#[derive(Debug, Error)]
+pub enum ServeError {
+    #[error("the policy cannot be used:\n{0}")]
+    Policy(#[from] LoadError),
+    #[error("the data directory {path} cannot be used")]
+    DataDir { path: String, source: std::io::Error },
+    #[error("the store cannot be opened")]
+    Store(#[from] StoreError),
+    #[error("the API's token cannot be used")]
+    Token(#[from] TokenError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error("the API's TLS files cannot be used")]
+    Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error(transparent)]
+    DecisionLog(#[from] OpenError),
+    #[error("metrics cannot be set up")]
+    Metrics(#[from] prometheus::Error),
+    #[error("threads or signals cannot be set up")]
+    System(#[from] std::io::Error),
+    #[error("{task} ended: {reason}")]
+    TaskEnded { task: &'static str, reason: String },
+}
+
+/// Runs until SIGTERM or SIGINT, or until a part that must not end does.
+///
+/// # Errors
+/// A part cannot be started, or has ended.
+pub fn run(config: Config) -> Result<(), ServeError> {
+    // TLS towards Redis takes the process's provider; a second installation is no error worth more than this.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let control =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(CONTROL_THREADS).enable_all().build()?;
+    let result = control.block_on(serve(config));
+    // Blocking work that is still running, such as a commit, may finish; nothing waits for it.
+    control.shutdown_background();
+    result
+}
+
+/// The policy that this configuration names.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn compile_policy(config: &Config) -> Result<Policy, LoadError> {
+    let settings = &config.policy;
+    let mut sources =
+        if settings.paths.is_empty() { Sources::built_in() } else { Sources::read(&settings.paths)? };
+    sources.set_config(serde_json::json!({"health_paths": settings.health_paths}));
+    Policy::compile(&sources, &settings.decision, settings.evaluation_timeout)
+}
+
+async fn serve(config: Config) -> Result<(), ServeError> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let metrics = Arc::new(Metrics::new()?);
+    let policy = compile_policy(&config).inspect_err(|_| metrics.count_policy_load(false))?;
+    metrics.count_policy_load(true);
+    std::fs::create_dir_all(&config.data_dir)
+        .map_err(|source| ServeError::DataDir { path: config.data_dir.display().to_string(), source })?;
+
+    let replica = Arc::new(Replica::new(staleness(&config.store), config.max_grants));
+    let around = Surroundings {
+        replica: Arc::clone(&replica),
+        metrics: Arc::clone(&metrics),
+        clock: Clock::System,
+        max_ttl: config.max_grant_ttl,
+    };
+    let store = Arc::new(open_store(&config, around)?);
+    let token = match &config.api.token_file {
+        Some(path) => Token::read(path)?,
+        None => Token::read_or_create(&config.data_dir)?,
+    };
+    let readiness = Arc::new(Readiness {
+        replica: Arc::clone(&replica),
+        clock: Clock::System,
+        is_draining: std::sync::atomic::AtomicBool::new(false),
+    });
+    let log = config
+        .decision_log
+        .as_ref()
+        .map(|log| DecisionLog::open(&log.target, log.queue, Arc::clone(&metrics)))
+        .transpose()?;
+    let (log, log_writer) = log.unzip();
+    let checker = Arc::new(Checker {
+        wanted: Wanted::by(policy.reads()),
+        config: config.authz.clone(),
+        policy: Arc::new(policy),
+        replica: Arc::clone(&replica),
+        store: Arc::clone(&store),
+        metrics: Arc::clone(&metrics),
+        log,
+        clock: Clock::System,
+        in_flight: AtomicUsize::new(0),
+    });
+
+    let check_listener = CheckListener::bind(&config.listen).await?;
+    let api_listener = listen::bind_tcp("--api-listen", config.api_listen).await?;
+    let ops_listener = listen::bind_tcp("--ops-listen", config.ops_listen).await?;
+    tracing::info!(
+        check = %check_listener.address(),
+        api = %api_listener.local_addr()?,
+        ops = %ops_listener.local_addr()?,
+        data_dir = %config.data_dir.display(),
+        max_staleness = ?staleness(&config.store),
+        "listening"
+    );
+
+    let (stop, stopped) = watch::channel(false);
+    let (reporter, health) = tonic_health::server::health_reporter();
+    report_health(&reporter, readiness.is_ready()).await;
+    let mut vital = Vital::default();
+    let (workers, connections) = Workers::start(&checker, &health, &config, &stopped)?;
+    vital.spawn("the check listener", check_listener.accept_for(connections, stopped.clone()));
+    vital.spawn(CHECK_WORKERS, workers.ended());
+    vital.spawn("the grant API", serve_api(&config, GrantApi::new(Arc::clone(&store), token), api_listener, &stopped)?);
+    let ops = ops::router(Arc::clone(&readiness), Arc::clone(&metrics));
+    vital.spawn("the ops listener", serve_ops(ops, ops_listener));
+    vital.spawn_endless(keep_health(reporter.clone(), Arc::clone(&readiness)));
+    vital.spawn_endless(sweep(Arc::clone(&replica)));
+    match store.as_ref() {
+        Store::Redis(redis) => {
+            let redis = Arc::clone(redis);
+            vital.spawn_endless(redis.follow());
+        }
+        Store::Embedded(embedded) => vital.spawn_endless(sweep_file(Arc::clone(embedded))),
+    }
+
+    let ended = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        ended = vital.first_end() => Some(ended),
+    };
+    if let Some(error) = ended {
+        return Err(error);
+    }
+    tracing::info!("asked to stop; finishing the checks in flight");
+    readiness.is_draining.store(true, Ordering::Release);
+    report_health(&reporter, false).await;
+    let _ = stop.send(true);
+    if tokio::time::timeout(config.drain_timeout, vital.wait_for(CHECK_WORKERS)).await.is_err() {
+        tracing::warn!(after = ?config.drain_timeout, "gave up waiting for checks in flight");
+    }
+    // The log's last clone is in the checker; once the workers are gone its writer flushes and ends.
+    drop((checker, vital));
+    if let Some(writer) = log_writer
+        && tokio::time::timeout(Duration::from_secs(1), tokio::task::spawn_blocking(|| writer.join())).await.is_err()
+    {
+        tracing::warn!("the decision log did not finish writing");
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn staleness(store: &StoreConfig) -> Staleness {
+    match store {
+        StoreConfig::Embedded | StoreConfig::Memory => Staleness::Local,
+        StoreConfig::Redis(redis) => Staleness::AtMost(redis.max_staleness),
+    }
+}
+
+fn open_store(config: &Config, around: Surroundings) -> Result<Store, StoreError> {
+    Ok(match &config.store {
+        StoreConfig::Embedded => Store::Embedded(Arc::new(EmbeddedStore::open(&config.data_dir, around)?)),
+        StoreConfig::Memory => Store::Embedded(Arc::new(EmbeddedStore::in_memory(around)?)),
+        StoreConfig::Redis(redis) => Store::Redis(Arc::new(RedisStore::new(redis.clone(), around))),
+    })
+}
+
+fn serve_api(
+    config: &Config,
+    api: GrantApi,
+    listener: TcpListener,
+    stopped: &watch::Receiver<bool>,
+) -> Result<impl Future<Output = Result<(), tonic::transport::Error>> + use<>, ServeError> {
+    let mut server = tonic::transport::Server::builder();
+    if let Some(files) = &config.api.tls {
+        let read = |path: &std::path::Path| {
+            std::fs::read(path).map_err(|error| ServeError::Tls(format!("{}: {error}", path.display()).into()))
+        };
+        let identity = Identity::from_pem(read(&files.cert_file)?, read(&files.key_file)?);
+        server = server
+            .tls_config(ServerTlsConfig::new().identity(identity))
+            .map_err(|error| ServeError::Tls(error.into()))?;
+    }
+    let service = GrantServiceServer::new(api).max_decoding_message_size(config.max_message_bytes);
+    let router = server.add_service(service).add_optional_service(config.reflection.then(reflection));
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    let stopped = wait_until_stopped(stopped.clone());
+    Ok(async move { router.serve_with_incoming_shutdown(incoming, stopped).await })
+}
+
+/// Reflection for clients such as grpcurl: our own API. Envoy's protos come without descriptors.
+fn reflection() -> tonic_reflection::server::v1::ServerReflectionServer<
+    impl tonic_reflection::server::v1::ServerReflection,
+> {
+    let builder = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    match builder.build_v1() {
+        Ok(service) => service,
+        Err(error) => unreachable!("descriptors that this build made itself: {error}"),
+    }
+}
+
+async fn serve_ops(router: axum::Router, listener: TcpListener) -> Result<(), std::io::Error> {
+    axum::serve(listener, router).await
+}
+
+async fn wait_until_stopped(mut stopped: watch::Receiver<bool>) {
+    // An error means that the sender is gone, and with it everything that could still be served.
+    let _ = stopped.wait_for(|is_stopped| *is_stopped).await;
+}
+
+async fn report_health(reporter: &HealthReporter, is_ready: bool) {
+    let status = if is_ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+    reporter.set_service_status("", status).await;
+    reporter.set_service_status(AUTHORIZATION, status).await;
+}
+
+async fn keep_health(reporter: HealthReporter, readiness: Arc<Readiness>) -> Infallible {
+    let mut was_ready = readiness.is_ready();
+    let mut ticks = tokio::time::interval(HEALTH_PERIOD);
+    loop {
+        ticks.tick().await;
+        let is_ready = readiness.is_ready();
+        if is_ready != was_ready {
+            tracing::info!(ready = is_ready, obstacles = ?readiness.obstacles(), "readiness changed");
+            was_ready = is_ready;
+        }
+        report_health(&reporter, is_ready).await;
+    }
+}
+
+async fn sweep(replica: Arc<Replica>) -> Infallible {
+    let mut ticks = tokio::time::interval(SWEEP_PERIOD);
+    loop {
+        ticks.tick().await;
+        replica.sweep(Clock::System.now());
+    }
+}
+
+async fn sweep_file(store: Arc<EmbeddedStore>) -> Infallible {
+    let mut ticks = tokio::time::interval(FILE_SWEEP_PERIOD);
+    loop {
+        ticks.tick().await;
+        let store = Arc::clone(&store);
+        match tokio::task::spawn_blocking(move || store.sweep()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!("ended grants could not be removed from the store's file: {error}"),
+            Err(error) => tracing::error!("the store's sweep failed: {error}"),
+        }
+    }
+}
+
+/// Tasks without which the process is of no use: the first to end takes it with it.
+#[derive(Default)]
+struct Vital {
+    tasks: JoinSet<(&'static str, String)>,
+}
+
+impl Vital {
+    fn spawn<E: std::fmt::Display>(
+        &mut self,
+        name: &'static str,
+        task: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) {
+        self.tasks.spawn(async move {
+            match task.await {
+                Ok(()) => (name, "it had nothing left to do".to_owned()),
+                Err(error) => (name, error.to_string()),
+            }
+        });
+    }
+
+    /// For tasks that can only end by a panic, which `first_end` reports.
+    fn spawn_endless(&mut self, task: impl Future<Output = Infallible> + Send + 'static) {
+        self.tasks.spawn(async move { match task.await {} });
+    }
+
+    async fn first_end(&mut self) -> ServeError {
+        match self.tasks.join_next().await {
+            Some(Ok((task, reason))) => ServeError::TaskEnded { task, reason },
+            Some(Err(error)) => ServeError::TaskEnded { task: "a task", reason: error.to_string() },
+            None => ServeError::TaskEnded { task: "every task", reason: "there was none".to_owned() },
+        }
+    }
+
+    async fn wait_for(&mut self, name: &str) {
+        while let Some(ended) = self.tasks.join_next().await {
+            if ended.is_ok_and(|(task, _)| task == name) {
+                return;
+            }
+        }
+    }
+}

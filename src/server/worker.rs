@@ -1,0 +1,191 @@
+//! The threads that decide.
+//!
+//! Envoy keeps one HTTP/2 connection per worker of its own, so connections are few and live long: given out in turn
+//! they spread evenly, and a check that stays on its connection's thread needs no wake-up of another one.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::thread;
+
+use envoy_types::pb::envoy::service::auth::v3::authorization_server::AuthorizationServer;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::transport::Server;
+use tonic::transport::server::Connected;
+use tonic_health::pb::health_server::{Health, HealthServer};
+
+use super::{reflection, wait_until_stopped};
+use crate::authz::{AuthorizationService, Checker};
+use crate::config::Config;
+
+/// Evaluation recurses: deep documents and long rule chains need more than a thread's usual 2 MiB.
+const STACK_BYTES: usize = 16 * 1024 * 1024;
+
+/// An accepted connection on its way to its worker, bound to no runtime.
+pub enum Connection {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+/// Gives connections to workers in turn.
+pub struct Connections {
+    workers: Vec<mpsc::UnboundedSender<Connection>>,
+    next: AtomicUsize,
+}
+
+impl Connections {
+    /// # Errors
+    /// The worker whose turn it is has ended.
+    pub fn give(&self, connection: Connection) -> io::Result<()> {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.workers.len().max(1);
+        let worker = self.workers.get(turn).ok_or_else(|| io::Error::other("there are no workers"))?;
+        worker.send(connection).map_err(|_| io::Error::other("a worker has ended"))
+    }
+}
+
+pub struct Workers {
+    ended: Vec<oneshot::Receiver<Result<(), String>>>,
+}
+
+impl Workers {
+    /// One per core.
+    pub fn start<H: Health>(
+        checker: &Arc<Checker>,
+        health: &HealthServer<H>,
+        config: &Config,
+        stopped: &watch::Receiver<bool>,
+    ) -> io::Result<(Self, Connections)> {
+        let count = thread::available_parallelism().map_or(1, usize::from);
+        let mut workers = Self { ended: Vec::new() };
+        let mut connections = Connections { workers: Vec::new(), next: AtomicUsize::new(0) };
+        for index in 0..count {
+            let (give, take) = mpsc::unbounded_channel();
+            let (end, ended) = oneshot::channel();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let checker = Arc::clone(checker);
+            let (health, stopped) = (health.clone(), stopped.clone());
+            let limits = Limits {
+                max_message_bytes: config.max_message_bytes,
+                max_concurrent_checks: config.authz.max_concurrent_checks,
+                has_reflection: config.reflection,
+            };
+            thread::Builder::new().name(format!("check-{index}")).stack_size(STACK_BYTES).spawn(move || {
+                checker.policy.warm();
+                let result = runtime.block_on(serve(checker, health, limits, take, stopped));
+                // Nobody listens any more only if the process is going down.
+                let _ = end.send(result.map_err(|error| error.to_string()));
+            })?;
+            connections.workers.push(give);
+            workers.ended.push(ended);
+        }
+        Ok((workers, connections))
+    }
+
+    /// Resolves when all have ended as they should, or one as it should not.
+    pub async fn ended(self) -> Result<(), String> {
+        for ended in self.ended {
+            ended.await.map_err(|_| "a worker panicked".to_owned())??;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Limits {
+    max_message_bytes: usize,
+    max_concurrent_checks: usize,
+    has_reflection: bool,
+}
+
+async fn serve<H: Health>(
+    checker: Arc<Checker>,
+    health: HealthServer<H>,
+    limits: Limits,
+    connections: mpsc::UnboundedReceiver<Connection>,
+    stopped: watch::Receiver<bool>,
+) -> Result<(), tonic::transport::Error> {
+    let authorization = AuthorizationServer::new(AuthorizationService(checker))
+        .max_decoding_message_size(limits.max_message_bytes);
+    let incoming = UnboundedReceiverStream::new(connections).map(Stream::register);
+    Server::builder()
+        .max_concurrent_streams(u32::try_from(limits.max_concurrent_checks).unwrap_or(u32::MAX))
+        .add_service(authorization)
+        .add_service(health)
+        .add_optional_service(limits.has_reflection.then(reflection))
+        .serve_with_incoming_shutdown(incoming, wait_until_stopped(stopped))
+        .await
+}
+
+/// A connection registered with the worker's runtime.
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    fn register(connection: Connection) -> io::Result<Self> {
+        match connection {
+            Connection::Tcp(stream) => TcpStream::from_std(stream).map(Self::Tcp),
+            Connection::Unix(stream) => UnixStream::from_std(stream).map(Self::Unix),
+        }
+    }
+}
+
+impl Connected for Stream {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! One integration binary: everything here drives the built `daypass` over real sockets.
+
+mod support;
+
+mod golden;
