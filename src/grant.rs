@@ -99,10 +99,9 @@ impl Lifetime {
 /// How a grant came about. Shown in answers and logs, never part of matching.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Provenance {
-    pub entitlement: Option<String>,
-    pub request: Option<String>,
-    pub approved_by: Vec<String>,
-    pub ticket: Option<String>,
+    pub request: Option<Box<str>>,
+    pub approved_by: Box<[Box<str>]>,
+    pub ticket: Option<Box<str>>,
     pub break_glass: bool,
 }
 

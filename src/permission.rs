@@ -11,7 +11,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-pub use glob::Glob;
+use glob::Glob;
 pub use target::{AmbiguousPath, Target};
 
 /// Longest glob in bytes. Paths in grants are written by people; Envoy itself stops at 60 KiB of headers.
@@ -27,6 +27,8 @@ pub enum PermissionError {
     EmptyEntry(&'static str),
     #[error("`{0}` has an entry of more than {MAX_GLOB_BYTES} bytes")]
     TooLong(&'static str),
+    #[error("`{0}` has an entry with control characters")]
+    Unprintable(&'static str),
     #[error("`paths` entries begin with `/` or `**`: {0}")]
     RelativePath(String),
     #[error("not an address range: {0}")]
@@ -45,68 +47,86 @@ pub struct PermissionLists {
 /// Hosts, methods, paths and gRPC methods that belong together: every list that is given must match.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Permission {
-    hosts: Globs,
-    methods: Globs,
-    paths: Globs,
-    grpc_methods: Globs,
+    hosts: GlobList,
+    methods: GlobList,
+    paths: GlobList,
+    grpc_methods: GlobList,
 }
-
-/// An empty slice stands for a list that was not given; a given list is never empty.
-type Globs = Box<[Glob]>;
 
 impl Permission {
     /// # Errors
     /// No list is given, a list is empty, or an entry could never match.
     pub fn new(lists: &PermissionLists) -> Result<Self, PermissionError> {
+        if let Some(path) = lists.paths.iter().flatten().find(|path| !path.starts_with('/') && !path.starts_with("**")) {
+            return Err(PermissionError::RelativePath(path.clone()));
+        }
         let permission = Self {
-            hosts: globs("hosts", lists.hosts.as_deref(), |text| Glob::new(target::canonical_host(text), b'.'))?,
-            methods: globs("methods", lists.methods.as_deref(), |text| {
-                Glob::new(text.to_ascii_uppercase(), b'/')
-            })?,
-            paths: globs("paths", lists.paths.as_deref(), |text| Glob::new(text.to_owned(), b'/'))?,
-            grpc_methods: globs("grpc_methods", lists.grpc_methods.as_deref(), |text| {
-                Glob::new(text.trim_start_matches('/').to_owned(), b'/')
+            hosts: GlobList::new("hosts", lists.hosts.as_deref(), target::canonical_host)?,
+            methods: GlobList::new("methods", lists.methods.as_deref(), str::to_ascii_uppercase)?,
+            paths: GlobList::new("paths", lists.paths.as_deref(), str::to_owned)?,
+            grpc_methods: GlobList::new("grpc_methods", lists.grpc_methods.as_deref(), |text| {
+                text.trim_start_matches('/').to_owned()
             })?,
         };
-        if let Some(path) = permission.paths.iter().find(|path| !path.can_match_from_root()) {
-            return Err(PermissionError::RelativePath(path.as_str().to_owned()));
-        }
         let lists = [&permission.hosts, &permission.methods, &permission.paths, &permission.grpc_methods];
-        if lists.iter().all(|list| list.is_empty()) { Err(PermissionError::Empty) } else { Ok(permission) }
+        if lists.iter().all(|list| list.0.is_none()) { Err(PermissionError::Empty) } else { Ok(permission) }
     }
 
     #[must_use]
     pub fn matches(&self, target: &Target<'_>) -> bool {
-        given_matches(&self.hosts, target.host())
-            && given_matches(&self.methods, target.method())
-            && given_matches(&self.paths, target.path())
-            && given_matches(&self.grpc_methods, target.grpc_method())
+        self.hosts.admits(target.host(), b'.')
+            && self.methods.admits(target.method(), b'/')
+            && self.paths.admits(target.path(), b'/')
+            && self.grpc_methods.admits(target.grpc_method(), b'/')
             // A permission that names only a host or a method says nothing about paths, and still must not
             // cover a path that the upstream may read as another one.
             && !target.is_ambiguous()
     }
 }
 
-fn globs(
-    name: &'static str,
-    list: Option<&[String]>,
-    parse: impl Fn(&str) -> Glob,
-) -> Result<Globs, PermissionError> {
-    let Some(list) = list else { return Ok(Globs::default()) };
-    if list.is_empty() {
-        return Err(PermissionError::EmptyList(name));
-    }
-    list.iter()
-        .map(|text| match text.len() {
-            0 => Err(PermissionError::EmptyEntry(name)),
-            1..=MAX_GLOB_BYTES => Ok(parse(text)),
-            _ => Err(PermissionError::TooLong(name)),
-        })
-        .collect()
-}
+/// The patterns of one list in one allocation, since a sidecar holds those of every grant. `None` was not given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct GlobList(Option<Box<str>>);
 
-fn given_matches(list: &[Glob], value: Option<&str>) -> bool {
-    list.is_empty() || value.is_some_and(|value| list.iter().any(|glob| glob.matches(value)))
+/// Between two patterns. Never within one: control characters are refused.
+const BETWEEN: char = '\0';
+
+impl GlobList {
+    fn new(
+        name: &'static str,
+        list: Option<&[String]>,
+        canonical: impl Fn(&str) -> String,
+    ) -> Result<Self, PermissionError> {
+        let Some(list) = list else { return Ok(Self(None)) };
+        if list.is_empty() {
+            return Err(PermissionError::EmptyList(name));
+        }
+        let mut patterns = String::new();
+        for (index, text) in list.iter().enumerate() {
+            let pattern = canonical(text);
+            if pattern.is_empty() {
+                return Err(PermissionError::EmptyEntry(name));
+            }
+            if pattern.len() > MAX_GLOB_BYTES {
+                return Err(PermissionError::TooLong(name));
+            }
+            if pattern.chars().any(char::is_control) {
+                return Err(PermissionError::Unprintable(name));
+            }
+            if index > 0 {
+                patterns.push(BETWEEN);
+            }
+            patterns.push_str(&pattern);
+        }
+        Ok(Self(Some(patterns.into_boxed_str())))
+    }
+
+    fn admits(&self, value: Option<&str>, separator: u8) -> bool {
+        let Some(patterns) = &self.0 else { return true };
+        value.is_some_and(|value| {
+            patterns.split(BETWEEN).any(|pattern| Glob::new(pattern, separator).matches(value))
+        })
+    }
 }
 
 /// An address range such as `10.0.0.0/8`; a bare address is a range of one.

@@ -73,13 +73,17 @@ pub struct Replica {
 
 #[derive(Debug, Default)]
 struct Index {
-    subjects: HashMap<GrantId, Principal>,
+    by_id: HashMap<GrantId, Arc<Grant>>,
     by_subject: HashMap<Principal, Vec<Slot>>,
+    /// Counts complete passes over the store, so that what one did not see can be told apart.
+    pass: u32,
 }
 
 #[derive(Debug)]
 struct Slot {
     grant: Arc<Grant>,
+    /// The pass during or after which it was inserted.
+    pass: u32,
     /// Announced as changed and not read again yet.
     is_suspect: bool,
 }
@@ -101,13 +105,11 @@ impl Replica {
     /// # Errors
     /// The replica is full. What had the id is gone then, so the error errs on the side of a denial.
     pub fn insert(&self, grant: Grant) -> Result<(), ReplicaFull> {
-        let grant = Arc::new(grant);
         let inserted = {
             let mut index = self.write();
             index.remove(grant.id.as_str());
-            if index.subjects.len() < self.max_grants {
-                index.subjects.insert(grant.id.clone(), grant.subject.clone());
-                index.by_subject.entry(grant.subject.clone()).or_default().push(Slot { grant, is_suspect: false });
+            if index.by_id.len() < self.max_grants {
+                index.insert(grant);
                 Ok(())
             } else {
                 Err(ReplicaFull(self.max_grants))
@@ -133,14 +135,26 @@ impl Replica {
     /// Forgets everything, also that it was ever complete.
     pub fn clear(&self) {
         self.fresh_at.store(0, Ordering::Release);
-        *self.write() = Index::default();
+        let mut index = self.write();
+        *index = Index { pass: index.pass, ..Index::default() };
+        drop(index);
         self.settled.notify_waiters();
     }
 
-    /// Keeps what `keep` says: what a complete pass over the store did not see is gone from the store.
-    pub fn retain(&self, keep: impl Fn(&str) -> bool) {
-        let gone: Vec<GrantId> = self.read().subjects.keys().filter(|id| !keep(id.as_str())).cloned().collect();
-        for id in gone {
+    /// Begins a complete pass over the store.
+    pub fn begin_pass(&self) {
+        let mut index = self.write();
+        index.pass = index.pass.wrapping_add(1);
+    }
+
+    /// Ends it: what was not inserted since it began is gone from the store, unless `keep` knows better.
+    pub fn end_pass(&self, keep: impl Fn(&str) -> bool) {
+        let unseen: Vec<GrantId> = {
+            let index = self.read();
+            let slots = index.by_subject.values().flatten().filter(|slot| slot.pass != index.pass);
+            slots.map(|slot| slot.grant.id.clone()).filter(|id| !keep(id.as_str())).collect()
+        };
+        for id in unseen {
             self.remove(id.as_str());
         }
     }
@@ -214,15 +228,12 @@ impl Replica {
 
     #[must_use]
     pub fn get(&self, id: &str) -> Option<Arc<Grant>> {
-        let index = self.read();
-        let subject = index.subjects.get(id)?;
-        let slots = index.by_subject.get(subject)?;
-        slots.iter().find(|slot| slot.grant.id.as_str() == id).map(|slot| Arc::clone(&slot.grant))
+        self.read().by_id.get(id).cloned()
     }
 
     #[must_use]
     pub fn len(&self) -> usize {
-        self.read().subjects.len()
+        self.read().by_id.len()
     }
 
     #[must_use]
@@ -242,9 +253,20 @@ impl Replica {
 }
 
 impl Index {
+    fn insert(&mut self, mut grant: Grant) {
+        // One copy of the subject's name, however many grants it has.
+        if let Some((subject, _)) = self.by_subject.get_key_value(&grant.subject) {
+            grant.subject = subject.clone();
+        }
+        let grant = Arc::new(grant);
+        self.by_id.insert(grant.id.clone(), Arc::clone(&grant));
+        let slot = Slot { grant: Arc::clone(&grant), pass: self.pass, is_suspect: false };
+        self.by_subject.entry(grant.subject.clone()).or_default().push(slot);
+    }
+
     fn remove(&mut self, id: &str) {
-        let Some(subject) = self.subjects.remove(id) else { return };
-        if let MapEntry::Occupied(mut slots) = self.by_subject.entry(subject) {
+        let Some(grant) = self.by_id.remove(id) else { return };
+        if let MapEntry::Occupied(mut slots) = self.by_subject.entry(grant.subject.clone()) {
             slots.get_mut().retain(|slot| slot.grant.id.as_str() != id);
             if slots.get().is_empty() {
                 slots.remove();
@@ -253,8 +275,8 @@ impl Index {
     }
 
     fn slot_mut(&mut self, id: &str) -> Option<&mut Slot> {
-        let subject = self.subjects.get(id)?;
-        self.by_subject.get_mut(subject)?.iter_mut().find(|slot| slot.grant.id.as_str() == id)
+        let grant = self.by_id.get(id)?;
+        self.by_subject.get_mut(&grant.subject)?.iter_mut().find(|slot| slot.grant.id.as_str() == id)
     }
 }
 
@@ -312,7 +334,10 @@ mod tests {
         replica.sweep(NOW);
         assert_eq!(replica.len(), 3);
         replica.remove("a");
-        replica.retain(|id| id != "b");
+        replica.begin_pass();
+        replica.insert(grant("other", "user:bob", 20_000)).unwrap();
+        replica.end_pass(|id| id == "known otherwise");
+        assert_eq!(replica.len(), 1);
         assert_eq!(ids(&replica.lookup(&alice(), NOW)), Vec::<String>::new());
     }
 

@@ -80,13 +80,14 @@ fn rests_on<'a>(named: Option<&[String]>, key: GrantsKey, known: Known<'a>) -> R
 fn describe(mut grants: Vec<&Arc<Grant>>, remaining: Duration, now: Now) -> Option<Basis> {
     grants.sort_by_key(|grant| grant.lifetime.remaining(now));
     let first = grants.first()?;
-    let provenance = first.provenance.as_deref().cloned().unwrap_or_default();
+    let provenance = first.provenance.as_deref();
+    let text = |text: &Option<Box<str>>| text.as_deref().map(str::to_owned);
     Some(Basis {
         grants: grants.iter().map(|grant| grant.id.to_string()).collect(),
-        request: provenance.request,
-        approved_by: provenance.approved_by,
-        ticket: provenance.ticket,
-        break_glass: provenance.break_glass,
+        request: provenance.and_then(|found| text(&found.request)),
+        approved_by: provenance.map(|found| found.approved_by.iter().map(ToString::to_string).collect()).unwrap_or_default(),
+        ticket: provenance.and_then(|found| text(&found.ticket)),
+        break_glass: provenance.is_some_and(|found| found.break_glass),
         expires_at: first.lifetime.expires_at,
         remaining,
     })

@@ -23,6 +23,8 @@ const GRANTS: TableDefinition<'_, &str, &str> = TableDefinition::new("grants");
 const USES: TableDefinition<'_, &str, u64> = TableDefinition::new("uses");
 
 const FILE_NAME: &str = "grants.redb";
+/// Nothing is read from the file on the check path, so it needs no more than a working set for writes.
+const CACHE_BYTES: usize = 4 * 1024 * 1024;
 
 #[derive(Debug)]
 pub struct EmbeddedStore {
@@ -39,7 +41,9 @@ impl EmbeddedStore {
     /// The file cannot be opened: no permission, damaged, or in use by another daypass.
     pub fn open(data_dir: &Path, around: Surroundings) -> Result<Self, StoreError> {
         let path = data_dir.join(FILE_NAME);
-        let database = Database::create(&path)
+        let database = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create(&path)
             .map_err(|error| StoreError::unavailable(format!("{}: {error}", path.display())))?;
         Self::with(database, around)
     }

