@@ -55,9 +55,24 @@ class Demo:
             self.processes.append(subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT))
         return log
 
+    def wait_for(self, log: Path, pattern: str) -> str:
+        """The first group of the pattern, once a line of the log of the process started last has it."""
+        found = None
+
+        def look() -> bool:
+            nonlocal found
+            found = re.search(pattern, log.read_text(errors="replace"))
+            return found is not None
+
+        wait_until(log.stem, look, self.log_tail(log.stem), self.last_has_ended)
+        return found.group(1)
+
+    def last_has_ended(self) -> bool:
+        return self.processes[-1].poll() is not None
+
     def start_all(self) -> None:
         log = self.start("echo", [sys.executable, str(ECHO), "0"])
-        self.ports["upstream"] = int(wait_for(log, r"echo listens on 127\.0\.0\.1:(\d+)"))
+        self.ports["upstream"] = int(self.wait_for(log, r"echo listens on 127\.0\.0\.1:(\d+)"))
         store = "embedded"
         if self.redis_server:
             socket_path = self.directory / "redis.sock"
@@ -68,12 +83,13 @@ class Demo:
             "--listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0",
         ])  # fmt: skip
         for name in ("check", "api", "ops"):
-            self.ports[name] = int(wait_for(log, rf"listening .*{name}=127\.0\.0\.1:(\d+)"))
+            self.ports[name] = int(self.wait_for(log, rf"listening .*{name}=127\.0\.0\.1:(\d+)"))
         self.ports["ingress"], self.ports["admin"] = free_port(), free_port()
+        tokens.key(self.directory)
         config = self.directory / "envoy.yaml"
         config.write_text(self.envoy_config())
         log = self.start("envoy", [self.envoy, "-c", str(config), "--use-dynamic-base-id", "--concurrency", "1", "-l", "warning"])
-        wait_until("Envoy", lambda: request_status(self.ports["ingress"], "/", {}) is not None, self.log_tail("envoy"))
+        wait_until("Envoy", lambda: request_status(self.ports["ingress"], "/", {}) is not None, self.log_tail("envoy"), self.last_has_ended)
         wait_until("daypass", lambda: request_status(self.ports["ops"], "/readyz", {}) == 200, self.log_tail("daypass"))
 
     def envoy_config(self) -> str:
@@ -197,7 +213,7 @@ class Demo:
         created = time.monotonic()
         self.request("/db/orders", 200, grant, alice, patience=SETTLE_SECONDS)
         self.say("It runs out by itself.")
-        self.request("/db/orders", 403, '"reason":"', alice, patience=2 + SETTLE_SECONDS)
+        self.request("/db/orders", 403, '"reason":"no_grant"', alice, patience=2 + SETTLE_SECONDS)
         print(f"   {DIM}denied {time.monotonic() - created:.2f} s after the grant was created{PLAIN}")
 
 
@@ -224,24 +240,11 @@ def request_status(port: int, path: str, headers: dict[str, str]) -> int | None:
         return None
 
 
-def wait_for(log: Path, pattern: str) -> str:
-    """The first group of the pattern, once a line of the log has it."""
-    found = None
-
-    def look() -> bool:
-        nonlocal found
-        found = re.search(pattern, log.read_text(errors="replace"))
-        return found is not None
-
-    wait_until(log.stem, look, lambda: log.read_text(errors="replace"))
-    return found.group(1)
-
-
-def wait_until(what: str, condition, explain) -> None:
+def wait_until(what: str, condition, explain, has_ended=lambda: False) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not condition():
-        if time.monotonic() > deadline:
-            raise Failure(f"{what} did not start within {START_SECONDS} s:\n{explain()}")
+        if has_ended() or time.monotonic() > deadline:
+            raise Failure(f"{what} did not start:\n{explain()}")
         time.sleep(0.02)
 
 

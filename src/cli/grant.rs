@@ -316,7 +316,9 @@ fn reach(grant: &v1::Grant) -> String {
 /// "in 14m 59s", which a person reads, and the moment, which a person copies.
 fn ends(grant: &v1::Grant) -> String {
     let Some(end) = grant.expires_at.and_then(timestamp) else { return "unknown".to_owned() };
-    let left = SignedDuration::from_secs(end.duration_since(Timestamp::now()).as_secs());
+    // Rounded, or what was just given 15 minutes would have 14m 59s.
+    let left = end.duration_since(Timestamp::now()) + SignedDuration::from_millis(500);
+    let left = SignedDuration::from_secs(left.as_secs());
     format!("in {left:#} ({end:.0})")
 }
 

@@ -171,11 +171,15 @@ enum ReadValue {
 
 /// Values and TTLs of the keys, in one pipeline. A key that cannot be read spoils no other: without
 /// `ignore_errors`, one key of a wrong type would keep every sidecar from ever being in step.
-async fn read_values(connection: &mut MultiplexedConnection, keys: &[String]) -> redis::RedisResult<Vec<ReadValue>> {
+async fn read_values<K: AsRef<str>>(
+    connection: &mut MultiplexedConnection,
+    keys: &[K],
+) -> redis::RedisResult<Vec<ReadValue>> {
     let mut pipeline = redis::pipe();
     pipeline.ignore_errors();
     for key in keys {
         // At most one byte more than allowed: a value of 64 MiB never crosses the wire.
+        let key = key.as_ref();
         pipeline.cmd("GETRANGE").arg(key).arg(0).arg(MAX_VALUE_BYTES);
         pipeline.cmd("PTTL").arg(key);
     }

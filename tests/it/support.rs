@@ -3,6 +3,7 @@
 
 pub mod daypass;
 pub mod redis;
+pub mod request;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};

@@ -26,7 +26,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use super::keys::{Cursor, Keys};
 use super::record::{self, ReadAt};
 use super::{BATCH, ReadValue, RedisStore, Surroundings, connect, read_values};
-use crate::grant::Refusal;
+use crate::grant::{GrantId, Refusal};
 use crate::replica::ReplicaFull;
 
 /// Upper bounds; with a smaller `max_staleness` both shrink, so that a lost heartbeat is noticed before it matters.
@@ -255,12 +255,19 @@ impl Session {
     }
 
     async fn read_in(&self, connection: &mut MultiplexedConnection, keys: &[String]) -> Result<(), SessionEnd> {
+        // A key that cannot be a grant's is not worth a read, and one that is not text could not be read by name.
+        let is_grant = |key: &&String| self.keys.grant_id(key).is_some_and(|id| id.parse::<GrantId>().is_ok());
+        let (keys, others): (Vec<&String>, Vec<&String>) = keys.iter().partition(is_grant);
+        for key in others {
+            self.tokens().remove(key);
+            self.refuse(self.keys.grant_id(key).unwrap_or_default(), Refusal::BadId);
+        }
         for batch in keys.chunks(BATCH) {
             let registered: Vec<u64> = {
                 let mut tokens = self.tokens();
-                let register = |key: &String| {
+                let register = |key: &&String| {
                     let token = self.token();
-                    tokens.insert(key.clone(), token);
+                    tokens.insert((*key).clone(), token);
                     token
                 };
                 batch.iter().map(register).collect()
@@ -270,8 +277,8 @@ impl Session {
             let mut tokens = self.tokens();
             for ((key, token), value) in batch.iter().zip(registered).zip(values) {
                 // Otherwise a push came meanwhile, and what it announced is read by itself.
-                if tokens.get(key) == Some(&token) {
-                    tokens.remove(key);
+                if tokens.get(*key) == Some(&token) {
+                    tokens.remove(*key);
                     self.take_in(key, value, |ttl| ReadAt { sent, ttl })?;
                 }
             }

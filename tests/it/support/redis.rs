@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use redis::Connection;
+use redis::{Connection, IntoConnectionInfo};
 use tempfile::TempDir;
 
 use super::{Process, free_port, tool, wait_for};
@@ -49,7 +49,7 @@ impl Redis {
 
     fn wait_until_up(&self) {
         wait_for("redis-server", || {
-            let mut connection = redis::Client::open(self.url()).unwrap().get_connection().ok()?;
+            let mut connection = self.client().get_connection().ok()?;
             redis::cmd("PING").query::<String>(&mut connection).ok()
         });
     }
@@ -59,6 +59,17 @@ impl Redis {
     }
 
     pub fn connect(&self) -> Connection {
-        redis::Client::open(self.url()).unwrap().get_connection().unwrap()
+        self.client().get_connection().unwrap()
+    }
+
+    /// With the password from the server's own arguments, if there is one.
+    fn client(&self) -> redis::Client {
+        let info = self.url().into_connection_info().unwrap();
+        let password = self.arguments.iter().skip_while(|argument| *argument != "--requirepass").nth(1);
+        let settings = match password {
+            Some(password) => info.redis_settings().clone().set_password(password),
+            None => info.redis_settings().clone(),
+        };
+        redis::Client::open(info.set_redis_settings(settings)).unwrap()
     }
 }

@@ -1,0 +1,121 @@
+//! The rules of the tree that a compiler does not know: who may import whom, and how a file opens.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn sources() -> Vec<(String, String)> {
+    fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                collect(&path, files);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    collect(&root, &mut files);
+    let name = |path: &Path| path.strip_prefix(&root).unwrap().display().to_string();
+    files.iter().map(|path| (name(path), fs::read_to_string(path).unwrap())).collect()
+}
+
+/// The part of the file that ships: tests may import what they like.
+fn shipped(text: &str) -> &str {
+    text.split("#[cfg(test)]").next().unwrap()
+}
+
+fn module(file: &str) -> &str {
+    file.split(['/', '.']).next().unwrap()
+}
+
+const DOMAIN: [&str; 5] = ["clock", "decision", "grant", "permission", "principal"];
+
+/// Modules of this crate that each may import, beside itself. Whoever is missing here may import everything.
+fn allowed(module: &str) -> Option<Vec<&'static str>> {
+    let with = |more: &[&'static str]| Some([&DOMAIN[..], more].concat());
+    match module {
+        "clock" => Some(vec![]),
+        "principal" => Some(vec![]),
+        "permission" => Some(vec![]),
+        "grant" => Some(vec!["clock", "permission", "principal"]),
+        "decision" => Some(vec![]),
+        "replica" | "metrics" => with(&[]),
+        "policy" => with(&["replica"]),
+        "audit" => with(&["metrics"]),
+        "store" => with(&["metrics", "replica"]),
+        "authz" => with(&["audit", "metrics", "policy", "replica", "store"]),
+        "api" => with(&["audit", "metrics", "store"]),
+        "ops" => with(&["metrics", "replica"]),
+        _ => None,
+    }
+}
+
+#[test]
+fn imports_go_one_way() {
+    let mut breaches = Vec::new();
+    for (file, text) in sources() {
+        let Some(allowed) = allowed(module(&file)) else { continue };
+        for line in shipped(&text).lines() {
+            for rest in line.split("crate::").skip(1) {
+                let target = rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap();
+                if target != module(&file) && !target.is_empty() && !allowed.contains(&target) {
+                    breaches.push(format!("{file}: {}", line.trim()));
+                }
+            }
+        }
+    }
+    assert!(breaches.is_empty(), "{}", breaches.join("\n"));
+}
+
+/// Each library behind the modules that hide it.
+#[test]
+fn libraries_stay_where_they_are_hidden() {
+    let homes: [(&str, &[&str]); 10] = [
+        ("envoy_types", &["authz", "server/worker.rs"]),
+        ("regorus", &["policy"]),
+        ("redb", &["store/embedded.rs"]),
+        ("redis::", &["store/redis", "store.rs"]),
+        ("prometheus", &["metrics.rs", "server.rs"]),
+        ("axum", &["ops.rs", "server.rs"]),
+        ("clap", &["cli", "main.rs"]),
+        ("saphyr", &["config", "policy/source.rs"]),
+        ("tonic", &["api", "authz.rs", "cli/grant.rs", "server"]),
+        ("serde_json", &["api", "audit.rs", "cli", "config", "ops.rs", "policy", "server.rs", "store"]),
+    ];
+    let mut breaches = Vec::new();
+    for (file, text) in sources() {
+        for (library, home) in homes {
+            if home.iter().any(|place| file.starts_with(place)) {
+                continue;
+            }
+            let lines = shipped(&text).lines().filter(|line| !line.trim_start().starts_with("//"));
+            breaches.extend(lines.filter(|line| line.contains(library)).map(|line| format!("{file}: {}", line.trim())));
+        }
+    }
+    assert!(breaches.is_empty(), "{}", breaches.join("\n"));
+}
+
+#[test]
+fn files_open_with_what_they_are_for_and_stay_readable() {
+    const MAX_LINES: usize = 500;
+    let mut complaints = Vec::new();
+    for (file, text) in sources() {
+        // A file of tests alone is opened by the file it belongs to.
+        if file.ends_with("tests.rs") {
+            continue;
+        }
+        if !text.starts_with("//!") {
+            complaints.push(format!("{file} does not open with //!"));
+        }
+        let lines = shipped(&text).lines().count();
+        if lines > MAX_LINES {
+            complaints.push(format!("{file} has {lines} lines before its tests"));
+        }
+        if shipped(&text).contains(".unwrap()") {
+            complaints.push(format!("{file} unwraps outside tests"));
+        }
+    }
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
