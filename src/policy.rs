@@ -9,6 +9,7 @@ mod builtins;
 mod document;
 mod error;
 mod input;
+mod json;
 mod operators;
 mod output;
 mod source;
@@ -93,7 +94,7 @@ impl Policy {
     pub fn compile(sources: &Sources, path: &DecisionPath, time_limit: Duration) -> Result<Self, LoadError> {
         static GENERATIONS: AtomicU64 = AtomicU64::new(1);
         let (modules, reads) = check(sources)?;
-        let data = Value::from_json_str(&serde_json::Value::Object(sources.data.clone()).to_string())
+        let data = json::parse(&serde_json::Value::Object(sources.data.clone()).to_string())
             .map_err(|error| LoadError(vec![Problem::in_file("data", error.to_string())]))?;
         let mut policy = Self {
             generation: GENERATIONS.fetch_add(1, Ordering::Relaxed),

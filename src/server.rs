@@ -158,7 +158,8 @@ async fn serve(config: Config) -> Result<(), ServeError> {
 
     let (stop, stopped) = watch::channel(false);
     let (reporter, health) = tonic_health::server::health_reporter();
-    report_health(&reporter, readiness.is_ready()).await;
+    let is_ready = readiness.is_ready();
+    report_health(&reporter, is_ready).await;
     let mut vital = Vital::default();
     let (workers, connections) = Workers::start(&checker, &health, &config, &stopped)?;
     vital.spawn("the check listener", check_listener.accept_for(connections, stopped.clone()));
@@ -166,7 +167,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     vital.spawn("the grant API", serve_api(&config, GrantApi::new(Arc::clone(&store), token), api_listener, &stopped)?);
     let ops = ops::router(Arc::clone(&readiness), Arc::clone(&metrics));
     vital.spawn("the ops listener", serve_ops(ops, ops_listener));
-    vital.spawn_endless(keep_health(reporter.clone(), Arc::clone(&readiness)));
+    vital.spawn_endless(keep_health(reporter.clone(), Arc::clone(&readiness), is_ready));
     vital.spawn_endless(sweep(Arc::clone(&replica)));
     match store.as_ref() {
         Store::Redis(redis) => {
@@ -268,17 +269,16 @@ async fn report_health(reporter: &HealthReporter, is_ready: bool) {
     reporter.set_service_status(AUTHORIZATION, status).await;
 }
 
-async fn keep_health(reporter: HealthReporter, readiness: Arc<Readiness>) -> Infallible {
-    let mut was_ready = readiness.is_ready();
+async fn keep_health(reporter: HealthReporter, readiness: Arc<Readiness>, mut was_ready: bool) -> Infallible {
     let mut ticks = tokio::time::interval(HEALTH_PERIOD);
     loop {
         ticks.tick().await;
         let is_ready = readiness.is_ready();
         if is_ready != was_ready {
             tracing::info!(ready = is_ready, obstacles = ?readiness.obstacles(), "readiness changed");
+            report_health(&reporter, is_ready).await;
             was_ready = is_ready;
         }
-        report_health(&reporter, is_ready).await;
     }
 }
 

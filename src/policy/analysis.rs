@@ -161,8 +161,7 @@ fn callee(
     }
     if let Some(arity) = builtins::arity(&dotted) {
         let arities = BTreeSet::from([arity]);
-        // Our own functions do not know the form with an output argument.
-        return if arity == arguments { Ok(None) } else { Err(arity_message(&dotted, &arities, arguments)) };
+        return if fits(&arities, arguments) { Ok(None) } else { Err(arity_message(&dotted, &arities, arguments)) };
     }
     match BUILTINS.get(dotted.as_str()) {
         // 0 stands for any number, or for functions that check it themselves.

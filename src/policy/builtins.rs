@@ -1,14 +1,43 @@
-//! Functions that policies may call beside the engine's own, and what to say of those that nobody has.
+//! Functions of our own: those that rewritten operators call, those that stand in for the engine's where its would
+//! hang or differ on text from a stranger, and what to say of functions that nobody has.
 
 use regorus::{Engine, Value};
 
-use super::operators;
+use super::{json, operators};
+
+type Unary = (&'static str, fn(&Value) -> Value);
+
+/// In place of the engine's, whose number reader can be made to run for minutes.
+const READERS: [Unary; 3] =
+    [("json.unmarshal", json_unmarshal), ("json.is_valid", json_is_valid), ("to_number", to_number)];
+
+fn unary() -> impl Iterator<Item = Unary> {
+    operators::UNARY.into_iter().chain(READERS)
+}
+
+fn json_unmarshal(text: &Value) -> Value {
+    text.as_string().ok().and_then(|text| json::parse(text).ok()).unwrap_or(Value::Undefined)
+}
+
+fn json_is_valid(text: &Value) -> Value {
+    Value::Bool(text.as_string().is_ok_and(|text| json::parse(text).is_ok()))
+}
+
+fn to_number(value: &Value) -> Value {
+    match value {
+        Value::Null | Value::Bool(false) => Value::from(0u64),
+        Value::Bool(true) => Value::from(1u64),
+        Value::Number(_) => value.clone(),
+        Value::String(text) => json::parse_number(text).unwrap_or(Value::Undefined),
+        _ => Value::Undefined,
+    }
+}
 
 /// Arity of one of our own functions.
 #[must_use]
 pub fn arity(name: &str) -> Option<usize> {
     let binary = operators::BINARY.iter().map(|(own, _)| (*own, 2));
-    let unary = operators::UNARY.iter().map(|(own, _)| (*own, 1));
+    let unary = unary().map(|(own, _)| (own, 1));
     binary.chain(unary).find(|(own, _)| *own == name).map(|(_, arity)| arity)
 }
 
@@ -22,7 +51,7 @@ pub fn register(engine: &mut Engine) -> anyhow::Result<()> {
         };
         engine.add_extension(name.to_owned(), 2, Box::new(function))?;
     }
-    for (name, operation) in operators::UNARY {
+    for (name, operation) in unary() {
         let function = move |arguments: Vec<Value>| match arguments.as_slice() {
             [a] => Ok(operation(a)),
             _ => Ok(Value::Undefined),

@@ -7,6 +7,8 @@ use regorus::value::Object;
 use regorus::{Rc, Value};
 use thiserror::Error;
 
+use super::json;
+
 macro_rules! keys {
     ($($name:ident $text:literal)*) => {
         /// A member name of the input document.
@@ -154,12 +156,12 @@ impl Document {
         Self(VERSION.with(Value::clone))
     }
 
-    /// Exactly one JSON value. Later members of one name win, as in Go.
+    /// Exactly one JSON value, with the meaning it has in OPA.
     ///
     /// # Errors
-    /// The text is not JSON, or nests deeper than 128 levels.
+    /// The text is not JSON, nests too deep, or has a number out of range.
     pub fn from_json(text: &str) -> Result<Self, BadJson> {
-        Value::from_json_str(text).map(Self).map_err(|error| BadJson(error.to_string()))
+        json::parse(text).map(Self).map_err(|error| BadJson(error.to_string()))
     }
 
     /// # Errors
@@ -226,14 +228,5 @@ mod tests {
         assert_eq!(Key::Address.value(), Value::from("address"));
         assert_eq!(Key::Jit.value(), Value::from("jit"));
         assert_eq!(Key::Version.value(), Value::from("version"));
-    }
-
-    #[test]
-    fn later_members_win_and_numbers_stay_exact() {
-        let document = Document::from_json(r#"{"a":1,"a":2,"n":12345678901234567890123}"#).unwrap();
-        let compact: String = document.to_json().unwrap().split_whitespace().collect();
-        assert_eq!(compact, r#"{"a":2,"n":12345678901234567890123}"#);
-        assert!(Document::from_json("1 x").is_err());
-        assert!(Document::from_json(&"[".repeat(100_000)).is_err());
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use regorus::Value;
 
 use super::document::{Document, Key, Members};
+use super::json;
 use crate::grant::Grant;
 use crate::principal::Caller;
 use crate::replica::Freshness;
@@ -59,7 +60,7 @@ fn grant_document(grant: &Arc<Grant>) -> Document {
 
 fn build_grant_document(grant: &Grant) -> Value {
     // The text was read when the grant was; an empty object keeps this total.
-    let mut value = Value::from_json_str(&grant.document).unwrap_or_else(|_| Value::new_object());
+    let mut value = json::parse(&grant.document).unwrap_or_else(|_| Value::new_object());
     if let Ok(members) = value.as_object_mut() {
         members.insert(Value::from("id"), Value::from(grant.id.as_str()));
         members.insert(Value::from("subject"), Value::from(grant.subject.as_str()));

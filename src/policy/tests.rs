@@ -96,6 +96,22 @@ fn operators_keep_their_meaning() {
 }
 
 #[test]
+fn text_of_a_stranger_cannot_make_a_built_in_run_for_long() {
+    for body in [
+        "json.unmarshal(input.s) == 1",
+        "to_number(input.s) == 1",
+        "json.is_valid(input.s)",
+        "json.unmarshal(sprintf(`{\"$serde_json::private::Number\":\"%s\"}`, [input.s])) == 1",
+    ] {
+        let started = Instant::now();
+        let text = format!("package a\ndefault allow := false\nallow if {{ {body} }}");
+        assert!(!allows(&text, r#"{"s": "1e999999999"}"#), "{body}");
+        assert!(started.elapsed() < Duration::from_secs(5), "{body} {:?}", started.elapsed());
+    }
+    assert!(allows("package a\nallow if { json.unmarshal(input.s, x); x.k == 2; to_number(\"7\") == 7 }", r#"{"s": "{\"k\":2}"}"#));
+}
+
+#[test]
 fn perl_classes_and_case_flags_work_in_regular_expressions() {
     assert!(allows(r#"package a
         allow if regex.match(`^(?i)X\d+\b$`, "x12")"#, "{}"));

@@ -193,8 +193,8 @@ fn mistakes_at_start_say_what_where_and_what_to_do() {
     let broken = write_file(dir.path(), "broken.rego", "package envoy.authz\n\nallow if {\n  nope(input)\n}\n");
     let good = write_file(dir.path(), "good.rego", "package envoy.authz\n\nallow := true\n");
     let bad_config = write_file(dir.path(), "bad.yaml", "listen: 127.0.0.1:0\nlimit: {}\n");
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let taken = taken.local_addr().unwrap().to_string();
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = holder.local_addr().unwrap().to_string();
     for (args, code, message) in [
         (&["serve", "--validate", "--policy", &broken][..], 2, "broken.rego:4:3: unknown function `nope`"),
         (&["serve", "--policy", &broken, "--data-dir", "/tmp/unused", "--store", "embedded:memory"], 1, "broken.rego:4:3"),
@@ -213,7 +213,6 @@ fn mistakes_at_start_say_what_where_and_what_to_do() {
     }
     let good_run = run(&["serve", "--validate", "--policy", &good]);
     assert!(good_run.status.success());
-    let _held = std::net::TcpListener::bind(&taken).unwrap();
     let log = Daypass::try_start(&dir, &["--listen", &taken]).err().unwrap();
     assert!(log.contains("Address already in use") && log.contains("change it with --listen"), "{log}");
     let unwritable = std::process::Command::new(env!("CARGO_BIN_EXE_daypass"))
