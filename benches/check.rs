@@ -45,7 +45,8 @@ fn main() {
         assert!(std::env::var("REQUIRE_ALL").as_deref() != Ok("1"), "REQUIRE_ALL=1");
         return;
     };
-    let checks = std::env::var("CHECKS").ok().and_then(|n| n.parse().ok()).unwrap_or(DEFAULT_CHECKS_PER_ROUND);
+    let checks =
+        std::env::var("CHECKS").ok().and_then(|n| n.parse().ok()).unwrap_or(DEFAULT_CHECKS_PER_ROUND);
     let dir = tempfile::tempdir().unwrap();
     let body = dir.path().join("check.bin");
     std::fs::write(&body, framed(&check_request())).unwrap();
@@ -53,7 +54,15 @@ fn main() {
     let bare = Server::start(Command::new(&arguments[0]).arg("bare"), "listening check=");
     let redis = Redis::start(dir.path());
     let mut command = Command::new(env!("CARGO_BIN_EXE_daypass"));
-    command.args(["serve", "--listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"]);
+    command.args([
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--api-listen",
+        "127.0.0.1:0",
+        "--ops-listen",
+        "127.0.0.1:0",
+    ]);
     command.arg("--data-dir").arg(dir.path()).args(["--store", &redis.url]);
     let empty = Server::start(&mut command, "listening check=");
     let empty_kib = empty.rss_kib();
@@ -61,8 +70,13 @@ fn main() {
     redis.load();
     let daypass = Server::start(&mut command, "in step with the store");
 
-    println!("{checks} checks a round, {ROUNDS} rounds in turn, {CONNECTIONS} connections x {IN_FLIGHT_PER_CONNECTION} in flight,");
-    println!("{} bytes a check with 12 headers; {SUBJECTS} subjects with {GRANTS_PER_SUBJECT} grants each\n", check_request().encoded_len());
+    println!(
+        "{checks} checks a round, {ROUNDS} rounds in turn, {CONNECTIONS} connections x {IN_FLIGHT_PER_CONNECTION} in flight,"
+    );
+    println!(
+        "{} bytes a check with 12 headers; {SUBJECTS} subjects with {GRANTS_PER_SUBJECT} grants each\n",
+        check_request().encoded_len()
+    );
     println!("{:24} {:>14} {:>12} {:>10} {:>10}", "", "CPU us/check", "checks/s", "p50 ms", "p99 ms");
     let load = |server: &Server| server.load(&h2load, &body, checks, dir.path());
     // Engines, allocators and branch predictors warm up first.
@@ -137,14 +151,24 @@ impl Server {
         let cpu_before = self.cpu();
         let started = Instant::now();
         let output = Command::new(h2load)
-            .args(["-n", &checks.to_string(), "-c", CONNECTIONS, "-m", IN_FLIGHT_PER_CONNECTION, "-t", "1", "-d"])
+            .args([
+                "-n",
+                &checks.to_string(),
+                "-c",
+                CONNECTIONS,
+                "-m",
+                IN_FLIGHT_PER_CONNECTION,
+                "-t",
+                "1",
+                "-d",
+            ])
             .arg(body)
             .args(["-H", "content-type: application/grpc", "-H", "te: trailers", "--log-file"])
             .arg(&log)
             .arg(format!("http://{}/envoy.service.auth.v3.Authorization/Check", self.check))
             .output()
             .unwrap();
-        let (cpu, wall) = (self.cpu() - cpu_before, started.elapsed());
+        let (cpu, wall) = (self.cpu().saturating_sub(cpu_before), started.elapsed());
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(text.contains(&format!("{checks} succeeded, 0 failed, 0 errored")), "{text}");
         let mut micros: Vec<u64> = std::fs::read_to_string(&log)
@@ -154,7 +178,12 @@ impl Server {
             .collect();
         micros.sort_unstable();
         let at = |quantile: f64| {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a quantile")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                clippy::cast_precision_loss,
+                reason = "a quantile"
+            )]
             let index = (micros.len() as f64 * quantile) as usize;
             f64::from(u32::try_from(micros[index.min(micros.len() - 1)]).unwrap()) / 1000.0
         };
@@ -219,7 +248,13 @@ impl Redis {
                 let value = format!(
                     r#"{{"v":1,"subject":"user:user-{subject}@corp.example","permissions":[{{"hosts":["service-{grant}.*.svc"],"methods":["GET","HEAD"],"paths":["/api/v{grant}/**"]}}],"approved_by":["user:boss@corp.example"],"ticket":"OPS-{subject}"}}"#
                 );
-                pipeline.cmd("SET").arg(format!("{{jit}}:grant:g-{subject}-{grant}")).arg(value).arg("PX").arg(3_600_000).ignore();
+                pipeline
+                    .cmd("SET")
+                    .arg(format!("{{jit}}:grant:g-{subject}-{grant}"))
+                    .arg(value)
+                    .arg("PX")
+                    .arg(3_600_000)
+                    .ignore();
             }
             pipeline.query::<()>(&mut connection).unwrap();
         }
@@ -261,7 +296,10 @@ fn check_request() -> CheckRequest {
         ("iss", text("https://idp.example")),
         ("aud", text("jit")),
         ("exp", Value { kind: Some(Kind::NumberValue(1_795_407_807.0)) }),
-        ("groups", Value { kind: Some(Kind::ListValue(ListValue { values: vec![text("dev"), text("oncall")] })) }),
+        (
+            "groups",
+            Value { kind: Some(Kind::ListValue(ListValue { values: vec![text("dev"), text("oncall")] })) },
+        ),
     ]);
     let payload = structure(vec![("jwt_payload", Value { kind: Some(Kind::StructValue(claims)) })]);
     let peer = |address: &str, port| Peer {
@@ -279,11 +317,17 @@ fn check_request() -> CheckRequest {
             source: Some(peer("10.1.2.3", 53_122)),
             destination: Some(peer("10.1.9.9", 8443)),
             request: Some(Request {
-                time: Some(envoy_types::pb::google::protobuf::Timestamp { seconds: 1_795_402_800, nanos: 123_456_789 }),
+                time: Some(envoy_types::pb::google::protobuf::Timestamp {
+                    seconds: 1_795_402_800,
+                    nanos: 123_456_789,
+                }),
                 http: Some(HttpRequest {
                     id: "8306877219458474".to_owned(),
                     method: "GET".to_owned(),
-                    headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+                    headers: headers
+                        .iter()
+                        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                        .collect(),
                     path: "/api/v1/orders/4711?expand=lines".to_owned(),
                     host: "service-1.prod.svc".to_owned(),
                     scheme: "https".to_owned(),

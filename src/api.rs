@@ -4,7 +4,7 @@ mod grpc;
 mod token;
 
 /// Generated from `proto/daypass/v1`.
-#[expect(clippy::pedantic, clippy::all, reason = "generated code")]
+#[expect(clippy::pedantic, reason = "generated code")]
 pub mod v1 {
     tonic::include_proto!("daypass.v1");
 

@@ -64,7 +64,9 @@ pub struct Record {
 
 /// Header values with the secret ones masked. Pseudo-headers are in the record's own fields.
 #[must_use]
-pub fn masked<'a>(headers: impl Iterator<Item = (&'a str, &'a str)>) -> serde_json::Map<String, serde_json::Value> {
+pub fn masked<'a>(
+    headers: impl Iterator<Item = (&'a str, &'a str)>,
+) -> serde_json::Map<String, serde_json::Value> {
     headers
         .filter(|(name, _)| !name.starts_with(':'))
         .map(|(name, value)| {
@@ -86,7 +88,11 @@ impl DecisionLog {
     ///
     /// # Errors
     /// The file cannot be opened for appending.
-    pub fn open(target: &LogTarget, capacity: usize, metrics: Arc<Metrics>) -> Result<(Self, JoinHandle<()>), OpenError> {
+    pub fn open(
+        target: &LogTarget,
+        capacity: usize,
+        metrics: Arc<Metrics>,
+    ) -> Result<(Self, JoinHandle<()>), OpenError> {
         let output: Box<dyn Write + Send> = match target {
             LogTarget::Stdout => Box::new(std::io::stdout()),
             LogTarget::File(path) => Box::new(open_file(path)?),
@@ -101,7 +107,9 @@ impl DecisionLog {
     pub fn record(&self, record: Record) {
         match self.queue.try_send(record) {
             Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.metrics.count_decision_log_lost(),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.metrics.count_decision_log_lost();
+            }
         }
     }
 }

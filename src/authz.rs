@@ -157,9 +157,11 @@ impl Checker {
         }
         match self.replica.lookup(caller, now) {
             Lookup::Settled(active) => Ok(active),
-            Lookup::Unsettled => timeout(self.config.settle_timeout, self.replica.settled(caller, self.clock))
-                .await
-                .map_err(|_| DenyReason::Stale),
+            Lookup::Unsettled => {
+                timeout(self.config.settle_timeout, self.replica.settled(caller, self.clock))
+                    .await
+                    .map_err(|_| DenyReason::Stale)
+            }
         }
     }
 
@@ -187,7 +189,11 @@ impl Checker {
         }
     }
 
-    async fn take_uses(&self, limited: &[Arc<Grant>], observer: &CheckObserver<'_>) -> Result<(), DenyReason> {
+    async fn take_uses(
+        &self,
+        limited: &[Arc<Grant>],
+        observer: &CheckObserver<'_>,
+    ) -> Result<(), DenyReason> {
         for grant in limited {
             let max_uses = grant.max_uses.unwrap_or(NonZeroU64::MIN);
             let left = self.config.check_timeout.saturating_sub(observer.elapsed());
@@ -205,7 +211,13 @@ impl Checker {
         Ok(())
     }
 
-    fn record(&self, request: &CheckRequest, answer: &Answer, id: &str, observer: &CheckObserver<'_>) -> Record {
+    fn record(
+        &self,
+        request: &CheckRequest,
+        answer: &Answer,
+        id: &str,
+        observer: &CheckObserver<'_>,
+    ) -> Record {
         let attributes = request.attributes.as_ref();
         let http = attributes.and_then(|a| a.request.as_ref()).and_then(|request| request.http.as_ref());
         let headers = http.map_or_else(headers::Headers::none, headers::Headers::of);

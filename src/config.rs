@@ -34,7 +34,8 @@ pub struct Problems(pub Vec<Problem>);
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lines: Vec<_> = self.0.iter().map(|problem| format!("  {}: {}", problem.place, problem.message)).collect();
+        let lines: Vec<_> =
+            self.0.iter().map(|problem| format!("  {}: {}", problem.place, problem.message)).collect();
         f.write_str(&lines.join("\n"))
     }
 }
@@ -131,7 +132,8 @@ const DEFAULT_KEY_PREFIX: &str = "{jit}";
 const DEFAULT_DECISION: &str = "envoy/authz/allow";
 /// The longest Redis outage that access survives, and the longest time a revocation may take.
 const DEFAULT_MAX_STALENESS: Duration = Duration::from_secs(2);
-const STALENESS_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(30);
+const STALENESS_RANGE: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(30);
 /// Below Envoy's default of 200 ms and the 250 ms of the shipped configurations, so that the answer is ours.
 const DEFAULT_CHECK_TIMEOUT: Duration = Duration::from_millis(150);
 const DEFAULT_EVALUATION_TIMEOUT: Duration = Duration::from_millis(50);
@@ -179,7 +181,8 @@ fn assemble(args: &ServeArgs, file: FileSettings, problems: &mut Vec<Problem>) -
     let check_timeout = file.check_timeout.unwrap_or(DEFAULT_CHECK_TIMEOUT);
     let evaluation_timeout = file.evaluation_timeout.unwrap_or(DEFAULT_EVALUATION_TIMEOUT);
     let settle_timeout = file.settle_timeout.unwrap_or(DEFAULT_SETTLE_TIMEOUT);
-    let mut problem = |place: &str, message: String| problems.push(Problem { place: place.to_owned(), message });
+    let mut problem =
+        |place: &str, message: String| problems.push(Problem { place: place.to_owned(), message });
     if evaluation_timeout + settle_timeout > check_timeout {
         problem(
             "limits",
@@ -200,7 +203,9 @@ fn assemble(args: &ServeArgs, file: FileSettings, problems: &mut Vec<Problem>) -
         problem("max_staleness", format!("{max_staleness:?} is not between 100ms and 30s"));
     }
     let key_prefix = file.key_prefix.unwrap_or_else(|| DEFAULT_KEY_PREFIX.to_owned());
-    if key_prefix.is_empty() || !key_prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b"{}_.:-".contains(&b)) {
+    if key_prefix.is_empty()
+        || !key_prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b"{}_.:-".contains(&b))
+    {
         problem("key_prefix", format!("{key_prefix:?} has other characters than A-Z, a-z, 0-9 and {{}}_.:-"));
     }
     let redis = |url| RedisConfig { url, password_file: file.store_password_file, key_prefix, max_staleness };

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
 };
 
 use crate::decision::{Decision, DenyReason};
@@ -12,8 +13,8 @@ use crate::grant::Refusal;
 
 /// From 10 us, where a decision from memory lies, to the time Envoy gives up by default (200 ms) and beyond.
 const CHECK_BUCKETS: &[f64] = &[
-    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15,
-    0.2, 0.5, 1.0,
+    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1,
+    0.15, 0.2, 0.5, 1.0,
 ];
 
 #[derive(Debug)]
@@ -37,22 +38,46 @@ impl Metrics {
     /// Two families with one name: a mistake in this file.
     pub fn new() -> Result<Self, prometheus::Error> {
         let counter = |name: &str, help: &str| IntCounter::with_opts(Opts::new(name, help));
-        let counters = |name: &str, help: &str, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
+        let counters =
+            |name: &str, help: &str, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
         let histogram = |name: &str, help: &str| {
             Histogram::with_opts(HistogramOpts::new(name, help).buckets(CHECK_BUCKETS.to_vec()))
         };
         let metrics = Self {
             registry: Registry::new(),
-            checks: counters("daypass_checks_total", "Checks answered, by outcome and reason.", &["outcome", "reason"])?,
-            check_seconds: histogram("daypass_check_duration_seconds", "Time from receipt of a check to its answer.")?,
-            evaluation_seconds: histogram("daypass_policy_evaluation_seconds", "Time policy took, per check.")?,
-            cancelled: counter("daypass_checks_cancelled_total", "Checks whose caller went away before the answer.")?,
-            refused: counters("daypass_grants_refused_total", "Stored values that are no grants, by reason.", &["reason"])?,
+            checks: counters(
+                "daypass_checks_total",
+                "Checks answered, by outcome and reason.",
+                &["outcome", "reason"],
+            )?,
+            check_seconds: histogram(
+                "daypass_check_duration_seconds",
+                "Time from receipt of a check to its answer.",
+            )?,
+            evaluation_seconds: histogram(
+                "daypass_policy_evaluation_seconds",
+                "Time policy took, per check.",
+            )?,
+            cancelled: counter(
+                "daypass_checks_cancelled_total",
+                "Checks whose caller went away before the answer.",
+            )?,
+            refused: counters(
+                "daypass_grants_refused_total",
+                "Stored values that are no grants, by reason.",
+                &["reason"],
+            )?,
             policy_loads: counters("daypass_policy_loads_total", "Policy loads, by result.", &["result"])?,
-            decision_log_lost: counter("daypass_decision_log_lost_total", "Decision-log lines lost to a full queue.")?,
+            decision_log_lost: counter(
+                "daypass_decision_log_lost_total",
+                "Decision-log lines lost to a full queue.",
+            )?,
             resyncs: counter("daypass_replica_resyncs_total", "Complete copies of the store's grants.")?,
             replica_grants: IntGauge::new("daypass_replica_grants", "Grants in the replica.")?,
-            replica_age_seconds: Gauge::new("daypass_replica_age_seconds", "Age of the replica; -1 before the first copy.")?,
+            replica_age_seconds: Gauge::new(
+                "daypass_replica_age_seconds",
+                "Age of the replica; -1 before the first copy.",
+            )?,
             replica_fresh: IntGauge::new("daypass_replica_fresh", "1 while the replica may be used.")?,
         };
         let families: [Box<dyn Collector>; 12] = [

@@ -31,7 +31,9 @@ pub enum NotReady {
     Draining,
     /// No complete copy of the grants yet, or the store forgot everything.
     ReplicaNeverSynced,
-    ReplicaStale { age_ms: u128 },
+    ReplicaStale {
+        age_ms: u128,
+    },
 }
 
 impl NotReady {
@@ -45,9 +47,13 @@ impl NotReady {
     fn message(self) -> String {
         match self {
             Self::Draining => "shutting down".to_owned(),
-            Self::ReplicaNeverSynced => "the store's grants have not been read yet; is the store up?".to_owned(),
+            Self::ReplicaNeverSynced => {
+                "the store's grants have not been read yet; is the store up?".to_owned()
+            }
             Self::ReplicaStale { age_ms } => {
-                format!("the store has not answered for {age_ms} ms; every check that rests on grants is denied")
+                format!(
+                    "the store has not answered for {age_ms} ms; every check that rests on grants is denied"
+                )
             }
         }
     }
@@ -82,7 +88,6 @@ struct Ops {
     metrics: Arc<Metrics>,
 }
 
-#[must_use]
 pub fn router(readiness: Arc<Readiness>, metrics: Arc<Metrics>) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))

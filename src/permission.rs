@@ -57,7 +57,9 @@ impl Permission {
     /// # Errors
     /// No list is given, a list is empty, or an entry could never match.
     pub fn new(lists: &PermissionLists) -> Result<Self, PermissionError> {
-        if let Some(path) = lists.paths.iter().flatten().find(|path| !path.starts_with('/') && !path.starts_with("**")) {
+        if let Some(path) =
+            lists.paths.iter().flatten().find(|path| !path.starts_with('/') && !path.starts_with("**"))
+        {
             return Err(PermissionError::RelativePath(path.clone()));
         }
         let permission = Self {
@@ -210,7 +212,11 @@ mod tests {
             ("orders.prod.svc", "GET", "/db", false),
             ("orders.prod.svc", "GET", "/db/../admin", false),
         ] {
-            assert_eq!(orders.matches(&Target::http(host, method, path, None)), covered, "{host} {method} {path}");
+            assert_eq!(
+                orders.matches(&Target::http(host, method, path, None)),
+                covered,
+                "{host} {method} {path}"
+            );
         }
     }
 

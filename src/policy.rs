@@ -45,11 +45,8 @@ impl DecisionPath {
     fn reference(&self) -> String {
         let mut reference = "data".to_owned();
         for segment in &self.0 {
-            if segment.parse::<u64>().is_ok() {
-                reference.push_str(&format!("[{segment}]"));
-            } else {
-                reference.push_str(&format!("[{}]", serde_json::Value::from(segment.as_str())));
-            }
+            let index = if segment.parse::<u64>().is_ok() { segment.clone() } else { quoted(segment) };
+            reference.extend(["[", &index, "]"]);
         }
         reference
     }
@@ -149,7 +146,9 @@ impl Policy {
             let package = syntax::package_path(&tree).join(".");
             for rule in &tree.policy {
                 let name = syntax::static_ref(syntax::rule_name(rule).0).map(|found| found.path.join("."));
-                names.extend(name.filter(|name| name.starts_with(prefix)).map(|name| format!("{package}.{name}")));
+                names.extend(
+                    name.filter(|name| name.starts_with(prefix)).map(|name| format!("{package}.{name}")),
+                );
             }
         }
         names.sort();
@@ -246,18 +245,27 @@ fn rule_path(path: &DecisionPath) -> String {
         let is_identifier = !segment.starts_with(|c: char| c.is_ascii_digit())
             && segment.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
         if is_identifier {
-            full.push_str(&format!(".{segment}"));
+            full.extend([".", segment]);
         } else {
-            full.push_str(&format!("[{}]", serde_json::Value::from(segment.as_str())));
+            full.extend(["[", &quoted(segment), "]"]);
         }
     }
     full
 }
 
+/// As a string of Rego, which is a string of JSON.
+fn quoted(segment: &str) -> String {
+    serde_json::Value::from(segment).to_string()
+}
+
 fn eval_error(error: &anyhow::Error) -> EvalError {
     let text = format!("{error:#}");
     // Inside functions the engine wraps errors as text, so the type alone does not tell.
-    if text.contains("exceeded time limit") { EvalError::TimedOut } else { EvalError::Failed(one_line(&text)) }
+    if text.contains("exceeded time limit") {
+        EvalError::TimedOut
+    } else {
+        EvalError::Failed(one_line(&text))
+    }
 }
 
 /// The engine's messages quote source and values over many lines, values whole.

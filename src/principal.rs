@@ -156,7 +156,10 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Principal>(), Err(error), "{text:?}");
         }
-        assert_eq!(Principal::new(Kind::User, &"x".repeat(MAX_PRINCIPAL_BYTES)), Err(PrincipalError::TooLong));
+        assert_eq!(
+            Principal::new(Kind::User, &"x".repeat(MAX_PRINCIPAL_BYTES)),
+            Err(PrincipalError::TooLong)
+        );
     }
 
     #[test]

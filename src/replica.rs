@@ -28,9 +28,13 @@ pub enum Staleness {
 /// Whether the replica may be used, and how old it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Freshness {
-    Fresh { age: Duration },
+    Fresh {
+        age: Duration,
+    },
     /// `age` is absent until the first complete copy, and after the store forgot everything.
-    Stale { age: Option<Duration> },
+    Stale {
+        age: Option<Duration>,
+    },
 }
 
 impl Freshness {
@@ -164,7 +168,10 @@ impl Replica {
         let ended: Vec<GrantId> = {
             let index = self.read();
             let slots = index.by_subject.values().flatten();
-            slots.filter(|slot| slot.grant.lifetime.has_ended(now)).map(|slot| slot.grant.id.clone()).collect()
+            slots
+                .filter(|slot| slot.grant.lifetime.has_ended(now))
+                .map(|slot| slot.grant.id.clone())
+                .collect()
         };
         for id in ended {
             let mut index = self.write();

@@ -10,7 +10,8 @@ mod worker;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -45,6 +46,8 @@ const SWEEP_PERIOD: Duration = Duration::from_secs(1);
 const FILE_SWEEP_PERIOD: Duration = Duration::from_secs(60);
 /// Threads of the runtime beside the workers.
 const CONTROL_THREADS: usize = 2;
+/// For lines that wait for the disk when the process ends.
+const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 const CHECK_WORKERS: &str = "the check workers";
 /// The service name that Envoy's `grpc_health_check` asks for, beside the empty one.
 const AUTHORIZATION: &str = "envoy.service.auth.v3.Authorization";
@@ -103,77 +106,26 @@ pub fn compile_policy(config: &Config) -> Result<Policy, LoadError> {
 async fn serve(config: Config) -> Result<(), ServeError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let metrics = Arc::new(Metrics::new()?);
-    let policy = compile_policy(&config).inspect_err(|_| metrics.count_policy_load(false))?;
-    metrics.count_policy_load(true);
-    std::fs::create_dir_all(&config.data_dir)
-        .map_err(|source| ServeError::DataDir { path: config.data_dir.display().to_string(), source })?;
-
-    let replica = Arc::new(Replica::new(staleness(&config.store), config.max_grants));
-    let around = Surroundings {
-        replica: Arc::clone(&replica),
-        metrics: Arc::clone(&metrics),
-        clock: Clock::System,
-        max_ttl: config.max_grant_ttl,
-    };
-    let store = Arc::new(open_store(&config, around)?);
-    let token = match &config.api.token_file {
-        Some(path) => Token::read(path)?,
-        None => Token::read_or_create(&config.data_dir)?,
-    };
-    let readiness = Arc::new(Readiness {
-        replica: Arc::clone(&replica),
-        clock: Clock::System,
-        is_draining: std::sync::atomic::AtomicBool::new(false),
-    });
-    let log = config
-        .decision_log
-        .as_ref()
-        .map(|log| DecisionLog::open(&log.target, log.queue, Arc::clone(&metrics)))
-        .transpose()?;
-    let (log, log_writer) = log.unzip();
-    let checker = Arc::new(Checker {
-        wanted: Wanted::by(policy.reads()),
-        config: config.authz.clone(),
-        policy: Arc::new(policy),
-        replica: Arc::clone(&replica),
-        store: Arc::clone(&store),
-        metrics: Arc::clone(&metrics),
-        log,
-        clock: Clock::System,
-        in_flight: AtomicUsize::new(0),
-    });
-
-    let check_listener = CheckListener::bind(&config.listen).await?;
-    let api_listener = listen::bind_tcp("--api-listen", config.api_listen).await?;
-    let ops_listener = listen::bind_tcp("--ops-listen", config.ops_listen).await?;
-    tracing::info!(
-        check = %check_listener.address(),
-        api = %api_listener.local_addr()?,
-        ops = %ops_listener.local_addr()?,
-        data_dir = %config.data_dir.display(),
-        max_staleness = ?staleness(&config.store),
-        "listening"
-    );
-
+    let parts = Parts::build(&config)?;
+    let listeners = Listeners::bind(&config).await?;
+    listeners.announce(&config)?;
     let (stop, stopped) = watch::channel(false);
     let (reporter, health) = tonic_health::server::health_reporter();
-    let is_ready = readiness.is_ready();
+    let is_ready = parts.readiness.is_ready();
     report_health(&reporter, is_ready).await;
+
     let mut vital = Vital::default();
-    let (workers, connections) = Workers::start(&checker, &health, &config, &stopped)?;
-    vital.spawn("the check listener", check_listener.accept_for(connections, stopped.clone()));
+    let (workers, connections) = Workers::start(&parts.checker, &health, &config, &stopped)?;
+    vital.spawn("the check listener", listeners.check.accept_for(connections, stopped.clone()));
     vital.spawn(CHECK_WORKERS, workers.ended());
-    vital.spawn("the grant API", serve_api(&config, GrantApi::new(Arc::clone(&store), token), api_listener, &stopped)?);
-    let ops = ops::router(Arc::clone(&readiness), Arc::clone(&metrics));
-    vital.spawn("the ops listener", serve_ops(ops, ops_listener));
-    vital.spawn_endless(keep_health(reporter.clone(), Arc::clone(&readiness), is_ready));
-    vital.spawn_endless(sweep(Arc::clone(&replica)));
-    match store.as_ref() {
-        Store::Redis(redis) => {
-            let redis = Arc::clone(redis);
-            vital.spawn_endless(redis.follow());
-        }
+    let api = GrantApi::new(Arc::clone(&parts.store), parts.token.clone());
+    vital.spawn("the grant API", serve_api(&config, api, listeners.api, &stopped)?);
+    let ops = ops::router(Arc::clone(&parts.readiness), Arc::clone(&parts.checker.metrics));
+    vital.spawn("the ops listener", serve_ops(ops, listeners.ops));
+    vital.spawn_endless(keep_health(reporter.clone(), Arc::clone(&parts.readiness), is_ready));
+    vital.spawn_endless(sweep(Arc::clone(&parts.checker.replica)));
+    match parts.store.as_ref() {
+        Store::Redis(redis) => vital.spawn_endless(Arc::clone(redis).follow()),
         Store::Embedded(embedded) => vital.spawn_endless(sweep_file(Arc::clone(embedded))),
     }
 
@@ -186,21 +138,111 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         return Err(error);
     }
     tracing::info!("asked to stop; finishing the checks in flight");
-    readiness.is_draining.store(true, Ordering::Release);
+    parts.readiness.is_draining.store(true, Ordering::Release);
     report_health(&reporter, false).await;
+    drain(parts, vital, &stop, config.drain_timeout).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Lets checks in flight finish, and the decision log be written, each for as long as it may take.
+async fn drain(parts: Parts, mut vital: Vital, stop: &watch::Sender<bool>, drain_timeout: Duration) {
+    // Nobody waits for it only if everything has ended already.
     let _ = stop.send(true);
-    if tokio::time::timeout(config.drain_timeout, vital.wait_for(CHECK_WORKERS)).await.is_err() {
-        tracing::warn!(after = ?config.drain_timeout, "gave up waiting for checks in flight");
+    if tokio::time::timeout(drain_timeout, vital.wait_for(CHECK_WORKERS)).await.is_err() {
+        tracing::warn!(after = ?drain_timeout, "gave up waiting for checks in flight");
     }
+    let Parts { checker, log_writer, .. } = parts;
     // The log's last clone is in the checker; once the workers are gone its writer flushes and ends.
     drop((checker, vital));
     if let Some(writer) = log_writer
-        && tokio::time::timeout(Duration::from_secs(1), tokio::task::spawn_blocking(|| writer.join())).await.is_err()
+        && tokio::time::timeout(LOG_FLUSH_TIMEOUT, tokio::task::spawn_blocking(|| writer.join()))
+            .await
+            .is_err()
     {
         tracing::warn!("the decision log did not finish writing");
     }
-    tracing::info!("stopped");
-    Ok(())
+}
+
+/// Everything that is there before anybody can connect.
+struct Parts {
+    checker: Arc<Checker>,
+    store: Arc<Store>,
+    token: Token,
+    readiness: Arc<Readiness>,
+    log_writer: Option<JoinHandle<()>>,
+}
+
+impl Parts {
+    fn build(config: &Config) -> Result<Self, ServeError> {
+        let metrics = Arc::new(Metrics::new()?);
+        let policy = compile_policy(config).inspect_err(|_| metrics.count_policy_load(false))?;
+        metrics.count_policy_load(true);
+        std::fs::create_dir_all(&config.data_dir)
+            .map_err(|source| ServeError::DataDir { path: config.data_dir.display().to_string(), source })?;
+        let replica = Arc::new(Replica::new(staleness(&config.store), config.max_grants));
+        let around = Surroundings {
+            replica: Arc::clone(&replica),
+            metrics: Arc::clone(&metrics),
+            clock: Clock::System,
+            max_ttl: config.max_grant_ttl,
+        };
+        let store = Arc::new(open_store(config, around)?);
+        let token = match &config.api.token_file {
+            Some(path) => Token::read(path)?,
+            None => Token::read_or_create(&config.data_dir)?,
+        };
+        let log = config.decision_log.as_ref();
+        let log =
+            log.map(|log| DecisionLog::open(&log.target, log.queue, Arc::clone(&metrics))).transpose()?;
+        let (log, log_writer) = log.unzip();
+        let readiness = Arc::new(Readiness {
+            replica: Arc::clone(&replica),
+            clock: Clock::System,
+            is_draining: AtomicBool::new(false),
+        });
+        let checker = Arc::new(Checker {
+            wanted: Wanted::by(policy.reads()),
+            config: config.authz.clone(),
+            policy: Arc::new(policy),
+            replica,
+            store: Arc::clone(&store),
+            metrics,
+            log,
+            clock: Clock::System,
+            in_flight: AtomicUsize::new(0),
+        });
+        Ok(Self { checker, store, token, readiness, log_writer })
+    }
+}
+
+/// Three, so that who can reach what is a decision of the deployment.
+struct Listeners {
+    check: CheckListener,
+    api: TcpListener,
+    ops: TcpListener,
+}
+
+impl Listeners {
+    async fn bind(config: &Config) -> Result<Self, ListenError> {
+        Ok(Self {
+            check: CheckListener::bind(&config.listen).await?,
+            api: listen::bind_tcp("--api-listen", config.api_listen).await?,
+            ops: listen::bind_tcp("--ops-listen", config.ops_listen).await?,
+        })
+    }
+
+    fn announce(&self, config: &Config) -> Result<(), std::io::Error> {
+        tracing::info!(
+            check = %self.check.address(),
+            api = %self.api.local_addr()?,
+            ops = %self.ops.local_addr()?,
+            data_dir = %config.data_dir.display(),
+            max_staleness = ?staleness(&config.store),
+            "listening"
+        );
+        Ok(())
+    }
 }
 
 fn staleness(store: &StoreConfig) -> Staleness {
@@ -227,7 +269,8 @@ fn serve_api(
     let mut server = tonic::transport::Server::builder();
     if let Some(files) = &config.api.tls {
         let read = |path: &std::path::Path| {
-            std::fs::read(path).map_err(|error| ServeError::Tls(format!("{}: {error}", path.display()).into()))
+            std::fs::read(path)
+                .map_err(|error| ServeError::Tls(format!("{}: {error}", path.display()).into()))
         };
         let identity = Identity::from_pem(read(&files.cert_file)?, read(&files.key_file)?);
         server = server
@@ -242,9 +285,8 @@ fn serve_api(
 }
 
 /// Reflection for clients such as grpcurl: our own API. Envoy's protos come without descriptors.
-fn reflection() -> tonic_reflection::server::v1::ServerReflectionServer<
-    impl tonic_reflection::server::v1::ServerReflection,
-> {
+fn reflection()
+-> tonic_reflection::server::v1::ServerReflectionServer<impl tonic_reflection::server::v1::ServerReflection> {
     let builder = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
@@ -297,7 +339,9 @@ async fn sweep_file(store: Arc<EmbeddedStore>) -> Infallible {
         let store = Arc::clone(&store);
         match tokio::task::spawn_blocking(move || store.sweep()).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!("ended grants could not be removed from the store's file: {error}"),
+            Ok(Err(error)) => {
+                tracing::warn!("ended grants could not be removed from the store's file: {error}");
+            }
             Err(error) => tracing::error!("the store's sweep failed: {error}"),
         }
     }

@@ -83,7 +83,12 @@ impl Store {
     ///
     /// # Errors
     /// The id is taken, the record is not a grant, or the store cannot be reached.
-    pub async fn create(&self, id: GrantId, record: GrantRecord, ttl: Duration) -> Result<StoredGrant, StoreError> {
+    pub async fn create(
+        &self,
+        id: GrantId,
+        record: GrantRecord,
+        ttl: Duration,
+    ) -> Result<StoredGrant, StoreError> {
         match self {
             Self::Embedded(store) => Arc::clone(store).create(id, record, ttl).await,
             Self::Redis(store) => store.create(id, record, ttl).await,

@@ -33,7 +33,6 @@ impl GrantApi {
         Self { store, token }
     }
 
-    #[expect(clippy::result_large_err, reason = "tonic's own error type")]
     fn authenticated<T>(&self, request: Request<T>) -> Result<T, Status> {
         if self.token.authenticates(request.metadata()) {
             Ok(request.into_inner())
@@ -47,17 +46,19 @@ impl GrantApi {
 
 #[tonic::async_trait]
 impl GrantService for GrantApi {
-    async fn create_grant(&self, request: Request<v1::CreateGrantRequest>) -> Result<Response<v1::Grant>, Status> {
+    async fn create_grant(
+        &self,
+        request: Request<v1::CreateGrantRequest>,
+    ) -> Result<Response<v1::Grant>, Status> {
         let v1::CreateGrantRequest { grant, ttl } = self.authenticated(request)?;
         let grant = grant.ok_or_else(|| Status::invalid_argument("`grant` is missing"))?;
-        let ttl = ttl
-            .and_then(|ttl| Duration::try_from(ttl).ok())
-            .filter(|ttl| !ttl.is_zero())
-            .ok_or_else(|| Status::invalid_argument("`ttl` must be more than 0: a grant without an end is no grant"))?;
+        let ttl = ttl.and_then(|ttl| Duration::try_from(ttl).ok()).filter(|ttl| !ttl.is_zero()).ok_or_else(
+            || Status::invalid_argument("`ttl` must be more than 0: a grant without an end is no grant"),
+        )?;
         let id = if grant.id.is_empty() { new_id() } else { grant.id.clone() };
         let id: GrantId = id.parse().map_err(|error| invalid("id", &error))?;
         let record = record(grant, &id)?;
-        let stored = self.store.create(id, record, ttl).await.map_err(status)?;
+        let stored = self.store.create(id, record, ttl).await.map_err(|error| status(&error))?;
         tracing::info!(grant = %stored.id, subject = stored.record.subject, ends = %stored.expires_at, "grant created");
         Ok(Response::new(message(stored)))
     }
@@ -65,7 +66,7 @@ impl GrantService for GrantApi {
     async fn get_grant(&self, request: Request<v1::GetGrantRequest>) -> Result<Response<v1::Grant>, Status> {
         let v1::GetGrantRequest { id } = self.authenticated(request)?;
         let id = id.parse().map_err(|error| invalid("id", &error))?;
-        let stored = self.store.get(id).await.map_err(status)?;
+        let stored = self.store.get(id).await.map_err(|error| status(&error))?;
         Ok(Response::new(message(stored)))
     }
 
@@ -80,13 +81,16 @@ impl GrantService for GrantApi {
             size => size.min(MAX_PAGE_SIZE),
         };
         let page_size = usize::try_from(page_size).unwrap_or(usize::MAX);
-        let grants = self.store.list(subject.as_ref()).await.map_err(status)?;
+        let grants = self.store.list(subject.as_ref()).await.map_err(|error| status(&error))?;
         // A page begins behind the last id of the page before, so grants that come and go do not shift it.
         let mut rest = grants.into_iter().filter(|grant| grant.id.as_str() > page_token.as_str()).peekable();
         let page: Vec<v1::Grant> = rest.by_ref().take(page_size).map(message).collect();
         let next_page_token =
             if rest.peek().is_some() { page.last().map(|grant| grant.id.clone()) } else { None };
-        Ok(Response::new(v1::ListGrantsResponse { grants: page, next_page_token: next_page_token.unwrap_or_default() }))
+        Ok(Response::new(v1::ListGrantsResponse {
+            grants: page,
+            next_page_token: next_page_token.unwrap_or_default(),
+        }))
     }
 
     async fn revoke_grant(
@@ -97,7 +101,7 @@ impl GrantService for GrantApi {
         let ids = match target {
             Some(Target::Id(id)) => {
                 let id: GrantId = id.parse().map_err(|error| invalid("id", &error))?;
-                self.store.revoke(id.clone()).await.map_err(status)?;
+                self.store.revoke(id.clone()).await.map_err(|error| status(&error))?;
                 vec![id.to_string()]
             }
             Some(Target::Subject(subject)) => self.revoke_all(&principal(&subject)?).await?,
@@ -111,12 +115,12 @@ impl GrantService for GrantApi {
 impl GrantApi {
     async fn revoke_all(&self, subject: &Principal) -> Result<Vec<String>, Status> {
         let mut revoked = Vec::new();
-        for grant in self.store.list(Some(subject)).await.map_err(status)? {
+        for grant in self.store.list(Some(subject)).await.map_err(|error| status(&error))? {
             match self.store.revoke(grant.id.clone()).await {
                 Ok(()) => revoked.push(grant.id.to_string()),
                 // It ended by itself in between.
                 Err(StoreError::NotFound) => {}
-                Err(error) => return Err(status(error)),
+                Err(error) => return Err(status(&error)),
             }
         }
         Ok(revoked)
@@ -128,7 +132,6 @@ fn new_id() -> String {
     format!("g-{}", uuid::Uuid::now_v7().simple())
 }
 
-#[expect(clippy::result_large_err, reason = "tonic's own error type")]
 fn principal(text: &str) -> Result<Principal, Status> {
     text.parse().map_err(|error| invalid("subject", &error))
 }
@@ -138,19 +141,18 @@ fn invalid(field: &str, error: &dyn std::error::Error) -> Status {
 }
 
 /// The one place where store errors become status codes. Causes go to the log, not to the caller.
-fn status(error: StoreError) -> Status {
+fn status(error: &StoreError) -> Status {
     match error {
         StoreError::NotFound => Status::not_found(error.to_string()),
         StoreError::AlreadyExists => Status::already_exists(error.to_string()),
         StoreError::Invalid(refusal) => Status::invalid_argument(format!("not a grant: {}", refusal.code())),
-        StoreError::Unavailable(ref source) => {
+        StoreError::Unavailable(source) => {
             tracing::error!("grant store: {source}");
             Status::unavailable("the grant store cannot be reached; a write may or may not have happened")
         }
     }
 }
 
-#[expect(clippy::result_large_err, reason = "tonic's own error type")]
 fn record(grant: v1::Grant, id: &GrantId) -> Result<GrantRecord, Status> {
     let v1::Grant {
         id: _,
@@ -176,7 +178,9 @@ fn record(grant: v1::Grant, id: &GrantId) -> Result<GrantRecord, Status> {
     }
     let conditions = conditions.map(|conditions| ConditionsRecord { source_cidrs: conditions.source_cidrs });
     for range in conditions.iter().flat_map(|conditions| &conditions.source_cidrs) {
-        range.parse::<crate::permission::Cidr>().map_err(|error| invalid("conditions.source_cidrs", &error))?;
+        range
+            .parse::<crate::permission::Cidr>()
+            .map_err(|error| invalid("conditions.source_cidrs", &error))?;
     }
     let text = |text: String| (!text.is_empty()).then_some(text);
     Ok(GrantRecord {
@@ -211,7 +215,6 @@ fn permission_record(permission: v1::Permission) -> PermissionRecord {
 }
 
 /// The store would refuse it too, with a code; here the caller learns which entry is wrong.
-#[expect(clippy::result_large_err, reason = "tonic's own error type")]
 fn check_permission(permission: &PermissionRecord) -> Result<(), Status> {
     let PermissionRecord { hosts, methods, paths, grpc_methods } = permission.clone();
     let lists = crate::permission::PermissionLists { hosts, methods, paths, grpc_methods };
@@ -248,29 +251,29 @@ fn message(stored: StoredGrant) -> v1::Grant {
     }
 }
 
-#[expect(clippy::result_large_err, reason = "tonic's own error type")]
 fn timestamp(field: &str, moment: prost_types::Timestamp) -> Result<Timestamp, Status> {
-    Timestamp::new(moment.seconds, moment.nanos)
-        .map_err(|_| Status::invalid_argument(format!("`{field}` is not a moment between the years -9999 and 9999")))
+    Timestamp::new(moment.seconds, moment.nanos).map_err(|_| {
+        Status::invalid_argument(format!("`{field}` is not a moment between the years -9999 and 9999"))
+    })
 }
 
 fn moment(timestamp: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: timestamp.as_second(), nanos: timestamp.subsec_nanosecond() }
 }
 
-#[expect(clippy::result_large_err, reason = "tonic's own error type")]
 fn members(found: prost_types::Struct) -> Result<serde_json::Map<String, serde_json::Value>, Status> {
     found.fields.into_iter().map(|(name, value)| Ok((name, json_value(value)?))).collect()
 }
 
-#[expect(clippy::result_large_err, reason = "tonic's own error type")]
 fn json_value(value: prost_types::Value) -> Result<serde_json::Value, Status> {
     Ok(match value.kind {
         None | Some(Kind::NullValue(_)) => serde_json::Value::Null,
         Some(Kind::BoolValue(value)) => value.into(),
-        Some(Kind::NumberValue(value)) => serde_json::Number::from_f64(value)
-            .map(serde_json::Value::Number)
-            .ok_or_else(|| Status::invalid_argument("`attributes` holds a number that JSON has no form for"))?,
+        Some(Kind::NumberValue(value)) => {
+            serde_json::Number::from_f64(value).map(serde_json::Value::Number).ok_or_else(|| {
+                Status::invalid_argument("`attributes` holds a number that JSON has no form for")
+            })?
+        }
         Some(Kind::StringValue(text)) => text.into(),
         Some(Kind::ListValue(list)) => {
             serde_json::Value::Array(list.values.into_iter().map(json_value).collect::<Result<_, _>>()?)
@@ -289,7 +292,8 @@ fn proto_value(value: serde_json::Value) -> prost_types::Value {
             Kind::ListValue(prost_types::ListValue { values: items.into_iter().map(proto_value).collect() })
         }
         serde_json::Value::Object(found) => {
-            let fields: BTreeMap<_, _> = found.into_iter().map(|(name, value)| (name, proto_value(value))).collect();
+            let fields: BTreeMap<_, _> =
+                found.into_iter().map(|(name, value)| (name, proto_value(value))).collect();
             Kind::StructValue(prost_types::Struct { fields })
         }
     };

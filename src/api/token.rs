@@ -86,7 +86,9 @@ impl Token {
     pub fn authenticates(&self, metadata: &MetadataMap) -> bool {
         let mut values = metadata.get_all("authorization").iter();
         let (Some(value), None) = (values.next(), values.next()) else { return false };
-        let Some(presented) = value.to_str().ok().and_then(|text| text.strip_prefix("Bearer ")) else { return false };
+        let Some(presented) = value.to_str().ok().and_then(|text| text.strip_prefix("Bearer ")) else {
+            return false;
+        };
         let (own, presented) = (self.0.as_bytes(), presented.as_bytes());
         let difference = own.iter().zip(presented).fold(0, |found, (a, b)| found | (a ^ b));
         own.len() == presented.len() && difference == 0
@@ -120,7 +122,9 @@ mod tests {
             token.authenticates(&metadata)
         };
         assert!(with(&["Bearer secret"]));
-        for wrong in [&[][..], &["secret"], &["Bearer secre"], &["Bearer secret2"], &["Bearer secret", "Bearer x"]] {
+        for wrong in
+            [&[][..], &["secret"], &["Bearer secre"], &["Bearer secret2"], &["Bearer secret", "Bearer x"]]
+        {
             assert!(!with(wrong), "{wrong:?}");
         }
     }

@@ -90,8 +90,11 @@ fn form_data(content_type: &str, bytes: &[u8]) -> Result<Body, BodyError> {
             continue;
         }
         let text = go::to_text(part.body);
-        let value =
-            if part.content_type.contains("application/json") { Document::from_json(&text)? } else { Document::string(&text) };
+        let value = if part.content_type.contains("application/json") {
+            Document::from_json(&text)?
+        } else {
+            Document::string(&text)
+        };
         match fields.iter_mut().find(|(name, _)| *name == part.form_name) {
             Some((_, values)) => values.push(value),
             None => fields.push((part.form_name, vec![value])),

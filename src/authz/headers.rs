@@ -82,7 +82,12 @@ mod tests {
         };
         let listed = HttpRequest {
             header_map: Some(HeaderMap {
-                headers: vec![header("X-A", b"1"), header("cookie", b"a=1"), header("cookie", b"b=2"), header("x-b", b"\xff!")],
+                headers: vec![
+                    header("X-A", b"1"),
+                    header("cookie", b"a=1"),
+                    header("cookie", b"b=2"),
+                    header("x-b", b"\xff!"),
+                ],
             }),
             ..HttpRequest::default()
         };

@@ -61,7 +61,9 @@ pub fn identify(parsed: &Parsed<'_>, sources: &[IdentitySource]) -> Result<Calle
     for source in sources {
         match source {
             IdentitySource::Jwt { filter, payload, user_claim, groups_claim } => {
-                if let Some(claims) = parsed.attributes.and_then(|attributes| jwt_claims(attributes, filter, payload)) {
+                if let Some(claims) =
+                    parsed.attributes.and_then(|attributes| jwt_claims(attributes, filter, payload))
+                {
                     found.add_texts(Kind::User, claims.fields.get(user_claim))?;
                     found.add_texts(Kind::Group, claims.fields.get(groups_claim))?;
                 }
@@ -197,7 +199,9 @@ mod tests {
     }
 
     fn request(sub: Option<&str>, groups: &[&str], peer: &str, headers: &[(&str, &str)]) -> CheckRequest {
-        let groups = Value { kind: Some(ValueKind::ListValue(ListValue { values: groups.iter().map(|g| text(g)).collect() })) };
+        let groups = Value {
+            kind: Some(ValueKind::ListValue(ListValue { values: groups.iter().map(|g| text(g)).collect() })),
+        };
         let mut claims: HashMap<String, Value> = HashMap::from([("groups".into(), groups)]);
         claims.extend(sub.map(|sub| ("sub".to_owned(), text(sub))));
         let payload = Value { kind: Some(ValueKind::StructValue(Struct { fields: claims })) };
@@ -245,7 +249,10 @@ mod tests {
         let with = |user: &str| request(Some("alice"), &[], "", &[("x-user", user)]);
         assert_eq!(names(&with("bob"), &sources), Err(IdentityError::Conflict(Kind::User)));
         assert_eq!(names(&with("alice"), &sources).unwrap(), ["user:alice"]);
-        assert_eq!(names(&with("alice,bob"), &[header.clone()]), Err(IdentityError::Conflict(Kind::User)));
+        assert_eq!(
+            names(&with("alice,bob"), std::slice::from_ref(&header)),
+            Err(IdentityError::Conflict(Kind::User))
+        );
         assert!(matches!(names(&with("a\u{7}"), &[header]), Err(IdentityError::BadPrincipal(_))));
     }
 

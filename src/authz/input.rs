@@ -80,7 +80,10 @@ pub fn build(parsed: Parsed<'_>, wanted: Wanted, jit: impl FnOnce() -> Document)
         input.set(Key::Jit, jit());
     }
     if wanted.parsed_path {
-        input.set(Key::ParsedPath, Document::list(parsed.path.iter().map(|segment| Document::string(segment))));
+        input.set(
+            Key::ParsedPath,
+            Document::list(parsed.path.iter().map(|segment| Document::string(segment))),
+        );
     }
     if wanted.parsed_query {
         input.set(Key::ParsedQuery, body::values(parsed.query));
@@ -172,7 +175,9 @@ fn address(address: &Address) -> Document {
             }
             socket.set_text(Key::NetworkNamespaceFilepath, &found.network_namespace_filepath);
             match &found.port_specifier {
-                Some(PortSpecifier::PortValue(port)) => socket.set(Key::PortValue, Document::unsigned((*port).into())),
+                Some(PortSpecifier::PortValue(port)) => {
+                    socket.set(Key::PortValue, Document::unsigned((*port).into()));
+                }
                 Some(PortSpecifier::NamedPort(name)) => socket.set(Key::NamedPort, Document::string(name)),
                 None => {}
             }

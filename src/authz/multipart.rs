@@ -45,7 +45,11 @@ pub fn parse_media_type(text: &str) -> Result<(String, Vec<(String, String)>), M
         }
         let Some((name, value, after)) = parameter(rest) else {
             // Go ignores a semicolon at the very end.
-            return if rest.trim() == ";" { Ok((kind, parameters)) } else { Err(MultipartError::MediaParameter) };
+            return if rest.trim() == ";" {
+                Ok((kind, parameters))
+            } else {
+                Err(MultipartError::MediaParameter)
+            };
         };
         match parameters.iter().find(|(known, _)| *known == name) {
             Some((_, known)) if *known != value => return Err(MultipartError::DuplicateParameter),
@@ -61,12 +65,11 @@ fn parameter(text: &str) -> Option<(String, String, &str)> {
     let name_end = text.find(|c: char| !is_token_char(c)).filter(|end| *end > 0)?;
     let (name, rest) = text.split_at(name_end);
     let rest = rest.trim_start().strip_prefix('=')?.trim_start();
-    let (value, rest) = match rest.strip_prefix('"') {
-        Some(quoted) => quoted_string(quoted)?,
-        None => {
-            let end = rest.find(|c: char| !is_token_char(c)).unwrap_or(rest.len());
-            (end > 0).then(|| (rest[..end].to_owned(), &rest[end..]))?
-        }
+    let (value, rest) = if let Some(quoted) = rest.strip_prefix('"') {
+        quoted_string(quoted)?
+    } else {
+        let end = rest.find(|c: char| !is_token_char(c)).unwrap_or(rest.len());
+        (end > 0).then(|| (rest[..end].to_owned(), &rest[end..]))?
     };
     Some((name.to_ascii_lowercase(), value, rest))
 }
@@ -102,7 +105,8 @@ fn is_token_char(c: char) -> bool {
 
 /// All parts, or what Go would complain of.
 pub fn parts<'a>(body: &'a [u8], boundary: &str) -> Result<Vec<Part<'a>>, MultipartError> {
-    let mut reader = Reader { rest: body, dash_boundary: format!("--{boundary}").into_bytes(), newline: b"\r\n" };
+    let mut reader =
+        Reader { rest: body, dash_boundary: format!("--{boundary}").into_bytes(), newline: b"\r\n" };
     let mut parts = Vec::new();
     while reader.next_boundary(parts.is_empty())? {
         let (form_name, content_type) = reader.headers()?;
@@ -162,7 +166,9 @@ impl<'a> Reader<'a> {
     }
 
     fn is_boundary(&mut self, line: &[u8], is_first: bool) -> bool {
-        let Some(rest) = line.strip_prefix(self.dash_boundary.as_slice()).map(skip_blanks) else { return false };
+        let Some(rest) = line.strip_prefix(self.dash_boundary.as_slice()).map(skip_blanks) else {
+            return false;
+        };
         if is_first && rest == b"\n" {
             self.newline = b"\n";
         }
@@ -189,7 +195,8 @@ impl<'a> Reader<'a> {
             let (name, value) = text.split_once(':').ok_or(MultipartError::Header)?;
             headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
-        let first = |name: &str| headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+        let first =
+            |name: &str| headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
         let form_name = first("content-disposition")
             .and_then(|value| parse_media_type(value).ok())
             .filter(|(kind, _)| kind == "form-data")
@@ -204,9 +211,8 @@ impl<'a> Reader<'a> {
         if self.ends_part(self.rest) {
             return Ok(&[]);
         }
-        let ends_here = |at: &usize| {
-            self.rest[*at..].strip_prefix(self.newline).is_some_and(|rest| self.ends_part(rest))
-        };
+        let ends_here =
+            |at: &usize| self.rest[*at..].strip_prefix(self.newline).is_some_and(|rest| self.ends_part(rest));
         let end = (0..self.rest.len()).find(ends_here).ok_or(MultipartError::UnexpectedEnd)?;
         let (body, rest) = self.rest.split_at(end);
         self.rest = rest;
@@ -260,9 +266,15 @@ mod tests {
         let parameters = |text: &str| parse_media_type(text).map(|(kind, found)| format!("{kind} {found:?}"));
         for (text, expected) in [
             ("multipart/form-data; boundary=XX", Ok("multipart/form-data [(\"boundary\", \"XX\")]")),
-            ("Multipart/Form-Data ; Boundary=\"a b\\\"c\";", Ok("multipart/form-data [(\"boundary\", \"a b\\\"c\")]")),
+            (
+                "Multipart/Form-Data ; Boundary=\"a b\\\"c\";",
+                Ok("multipart/form-data [(\"boundary\", \"a b\\\"c\")]"),
+            ),
             ("multipart/form-data", Ok("multipart/form-data []")),
-            ("form-data; name=\"x\"; filename=\"C:\\dir\\f\"", Ok("form-data [(\"name\", \"x\"), (\"filename\", \"C:\\\\dir\\\\f\")]")),
+            (
+                "form-data; name=\"x\"; filename=\"C:\\dir\\f\"",
+                Ok("form-data [(\"name\", \"x\"), (\"filename\", \"C:\\\\dir\\\\f\")]"),
+            ),
             ("multipart/form-data; boundary", Err(MultipartError::MediaParameter)),
             ("multipart/form-data, x; boundary=a", Err(MultipartError::MediaType)),
             ("multipart/form-data; boundary=a; boundary=b", Err(MultipartError::DuplicateParameter)),

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption, QueryParameter};
-use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use envoy_types::pb::envoy::service::auth::v3::{CheckResponse, DeniedHttpResponse, OkHttpResponse};
+use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{BoolValue, ListValue, Struct, Value};
 use envoy_types::pb::google::rpc::Status;
@@ -47,7 +47,9 @@ pub fn render(decision: Decision, context: Context<'_>) -> CheckResponse {
     let metadata = metadata(&decision, context);
     let (code, http_response) = match decision.verdict {
         Verdict::Allow { mutations, basis, .. } => (OK, ok(mutations, basis.as_ref(), context.limits)),
-        Verdict::Deny { http, .. } => (PERMISSION_DENIED, http.map(|http| HttpResponse::DeniedResponse(denied(http)))),
+        Verdict::Deny { http, .. } => {
+            (PERMISSION_DENIED, http.map(|http| HttpResponse::DeniedResponse(denied(http))))
+        }
     };
     CheckResponse {
         status: Some(Status { code, message: String::new(), details: Vec::new() }),
@@ -72,7 +74,8 @@ fn ok(mutations: Option<Mutations>, basis: Option<&Basis>, limits: StreamLimits)
     }
     let mutations = mutations.unwrap_or_default();
     // Ours come last: of two entries for one name Envoy takes the last, so policy cannot lengthen the deadline.
-    let mut headers: Vec<_> = mutations.headers.into_iter().map(|(name, value)| overwrite(name, value)).collect();
+    let mut headers: Vec<_> =
+        mutations.headers.into_iter().map(|(name, value)| overwrite(name, value)).collect();
     if let Some(basis) = basis {
         let left = limits.lease.map_or(basis.remaining, |lease| lease.min(basis.remaining));
         headers.push(overwrite(STREAM_DURATION.to_owned(), millis_rounded_up(left).to_string()));
@@ -98,7 +101,11 @@ fn ok(mutations: Option<Mutations>, basis: Option<&Basis>, limits: StreamLimits)
 
 fn denied(http: DeniedHttp) -> DeniedHttpResponse {
     let DeniedHttp { status, headers, body } = http;
-    DeniedHttpResponse { status: Some(HttpStatus { code: status.into() }), headers: as_policy_said(headers), body }
+    DeniedHttpResponse {
+        status: Some(HttpStatus { code: status.into() }),
+        headers: as_policy_said(headers),
+        body,
+    }
 }
 
 /// Never 0, which would mean no limit at all.
@@ -202,8 +209,10 @@ mod tests {
             expires_at: Timestamp::UNIX_EPOCH,
             remaining,
         };
-        let mutations = Mutations { headers: vec![(STREAM_DURATION.into(), "999999999".into())], ..Mutations::default() };
-        let verdict = Verdict::Allow { reason: AllowReason::Grant, mutations: Some(mutations), basis: Some(basis) };
+        let mutations =
+            Mutations { headers: vec![(STREAM_DURATION.into(), "999999999".into())], ..Mutations::default() };
+        let verdict =
+            Verdict::Allow { reason: AllowReason::Grant, mutations: Some(mutations), basis: Some(basis) };
         let decision = Decision { verdict, metadata: vec![("grant".into(), Json::String("forged".into()))] };
         let response = render(decision, Context { decision_id: "d", limits: limits(lease) });
         assert_eq!(response.dynamic_metadata.unwrap().fields["grant"], text("g"));
@@ -226,7 +235,9 @@ mod tests {
         for reason in DenyReason::ALL {
             let response = render(Decision::deny(reason), Context { decision_id: "d", limits: limits(None) });
             assert_eq!(response.status.unwrap().code, PERMISSION_DENIED);
-            let Some(HttpResponse::DeniedResponse(denied)) = response.http_response else { panic!("{reason:?}") };
+            let Some(HttpResponse::DeniedResponse(denied)) = response.http_response else {
+                panic!("{reason:?}")
+            };
             assert_eq!(denied.status.unwrap().code, i32::from(reason.http_status()));
         }
     }

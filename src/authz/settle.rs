@@ -51,7 +51,8 @@ pub fn settle(ruling: Ruling, grants_key: GrantsKey, known: Known<'_>, now: Now)
     if remaining < MIN_REMAINING {
         return denied(Decision::deny(DenyReason::GrantEnding));
     }
-    let limited = basis.iter().filter(|grant| grant.max_uses.is_some()).map(|grant| Arc::clone(grant)).collect();
+    let limited =
+        basis.iter().filter(|grant| grant.max_uses.is_some()).map(|grant| Arc::clone(grant)).collect();
     let basis = describe(basis, remaining, now);
     let verdict = Verdict::Allow { reason: AllowReason::Grant, mutations, basis };
     Settled { decision: Decision { verdict, metadata }, limited }
@@ -64,7 +65,11 @@ fn denied(decision: Decision) -> Settled {
 /// Policy named a grant that the caller does not hold at this moment.
 struct NotHeld;
 
-fn rests_on<'a>(named: Option<&[String]>, key: GrantsKey, known: Known<'a>) -> Result<Vec<&'a Arc<Grant>>, NotHeld> {
+fn rests_on<'a>(
+    named: Option<&[String]>,
+    key: GrantsKey,
+    known: Known<'a>,
+) -> Result<Vec<&'a Arc<Grant>>, NotHeld> {
     let best_covering = || known.covering.first().copied().into_iter().collect();
     let Some(ids) = named else { return Ok(best_covering()) };
     let held: Option<Vec<_>> =
@@ -85,7 +90,9 @@ fn describe(mut grants: Vec<&Arc<Grant>>, remaining: Duration, now: Now) -> Opti
     Some(Basis {
         grants: grants.iter().map(|grant| grant.id.to_string()).collect(),
         request: provenance.and_then(|found| text(&found.request)),
-        approved_by: provenance.map(|found| found.approved_by.iter().map(ToString::to_string).collect()).unwrap_or_default(),
+        approved_by: provenance
+            .map(|found| found.approved_by.iter().map(ToString::to_string).collect())
+            .unwrap_or_default(),
         ticket: provenance.and_then(|found| text(&found.ticket)),
         break_glass: provenance.is_some_and(|found| found.break_glass),
         expires_at: first.lifetime.expires_at,
@@ -130,10 +137,12 @@ mod tests {
     }
 
     fn outcome(ruling: Ruling, key: GrantsKey, is_fresh: bool) -> String {
-        let active = if is_fresh { vec![grant("a", 5_000), grant("b", 3_000), grant("end", 99)] } else { vec![] };
+        let active =
+            if is_fresh { vec![grant("a", 5_000), grant("b", 3_000), grant("end", 99)] } else { vec![] };
         let covering: Vec<_> = active.iter().take(1).collect();
         let settled = settle(ruling, key, Known { active: &active, covering: &covering, is_fresh }, NOW);
-        let basis = settled.decision.basis().map(|basis| format!(" {:?} {:?}", basis.grants, basis.remaining));
+        let basis =
+            settled.decision.basis().map(|basis| format!(" {:?} {:?}", basis.grants, basis.remaining));
         format!("{}{}", settled.decision.reason_code(), basis.unwrap_or_default())
     }
 

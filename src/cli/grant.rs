@@ -13,10 +13,10 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Status};
 
 use super::report;
+use crate::api::Token;
 use crate::api::v1;
 use crate::api::v1::grant_service_client::GrantServiceClient;
 use crate::api::v1::revoke_grant_request::Target;
-use crate::api::Token;
 use crate::config::{default_data_dir, parse_duration};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -35,7 +35,13 @@ pub struct GrantArgs {
 #[derive(Debug, Args)]
 struct Connection {
     /// The grant API
-    #[arg(long, global = true, value_name = "URL", env = "DAYPASS_API", default_value = "http://127.0.0.1:9292")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "DAYPASS_API",
+        default_value = "http://127.0.0.1:9292"
+    )]
     api: String,
     /// File with the API's token [default: $DAYPASS_TOKEN, else `token` in the data directory]
     #[arg(long, global = true, value_name = "FILE")]
@@ -167,7 +173,7 @@ async fn execute(args: GrantArgs) -> anyhow::Result<String> {
             } else if ids.is_empty() {
                 "nothing to revoke\n".to_owned()
             } else {
-                ids.iter().map(|id| format!("revoked {id}\n")).collect()
+                ids.iter().flat_map(|id| ["revoked ", id, "\n"]).collect()
             })
         }
     }
@@ -195,14 +201,18 @@ impl Client {
             endpoint = endpoint.tls_config(tls).context("--ca-file")?;
         }
         let channel = endpoint.connect().await.with_context(|| {
-            format!("no grant API at {}; is `daypass serve` running there? (--api or DAYPASS_API)", connection.api)
+            format!(
+                "no grant API at {}; is `daypass serve` running there? (--api or DAYPASS_API)",
+                connection.api
+            )
         })?;
         Ok(Self { service: GrantServiceClient::new(channel), token, api: connection.api.clone() })
     }
 
     fn authorized<T>(&self, message: T) -> anyhow::Result<Request<T>> {
         let mut request = Request::new(message);
-        let value = self.token.bearer().parse().context("the token has characters that no header can carry")?;
+        let value =
+            self.token.bearer().parse().context("the token has characters that no header can carry")?;
         request.metadata_mut().insert("authorization", value);
         Ok(request)
     }
@@ -271,7 +281,8 @@ fn create_request(args: CreateArgs) -> v1::CreateGrantRequest {
         subject: args.subject,
         permissions: if permission == v1::Permission::default() { Vec::new() } else { vec![permission] },
         max_uses: args.max_uses,
-        conditions: (!args.source_cidrs.is_empty()).then_some(v1::Conditions { source_cidrs: args.source_cidrs }),
+        conditions: (!args.source_cidrs.is_empty())
+            .then_some(v1::Conditions { source_cidrs: args.source_cidrs }),
         roles: args.roles,
         approved_by: args.approved_by,
         justification: args.justification.unwrap_or_default(),
@@ -287,14 +298,15 @@ fn created(grant: &v1::Grant) -> String {
 
 fn table(grants: &[v1::Grant]) -> String {
     let mut rows = vec![["ID", "SUBJECT", "COVERS", "ENDS"].map(str::to_owned)];
-    rows.extend(grants.iter().map(|grant| [grant.id.clone(), grant.subject.clone(), reach(grant), ends(grant)]));
+    rows.extend(
+        grants.iter().map(|grant| [grant.id.clone(), grant.subject.clone(), reach(grant), ends(grant)]),
+    );
     let widths: Vec<usize> =
         (0..4).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
-    rows.iter()
-        .map(|[id, subject, covers, ends]| {
-            format!("{id:0$}  {subject:1$}  {covers:2$}  {ends}\n", widths[0], widths[1], widths[2])
-        })
-        .collect()
+    let line = |[id, subject, covers, ends]: &[String; 4]| {
+        format!("{id:0$}  {subject:1$}  {covers:2$}  {ends}\n", widths[0], widths[1], widths[2])
+    };
+    rows.iter().map(line).collect::<Vec<_>>().concat()
 }
 
 fn reach(grant: &v1::Grant) -> String {
@@ -342,7 +354,8 @@ fn grant_json(grant: &v1::Grant) -> Value {
             members.insert(name.to_owned(), value);
         }
     };
-    let moment = |moment: Option<prost_types::Timestamp>| moment.and_then(timestamp).map(|moment| moment.to_string());
+    let moment =
+        |moment: Option<prost_types::Timestamp>| moment.and_then(timestamp).map(|moment| moment.to_string());
     let permission = |permission: &v1::Permission| {
         let lists = [
             ("hosts", &permission.hosts),

@@ -11,12 +11,13 @@ use crate::config::{Config, Listen};
 use crate::{server, telemetry};
 
 /// Flags win over the configuration file.
+#[expect(clippy::struct_excessive_bools, reason = "one per switch of the command line")]
 #[derive(Debug, Clone, Default, Args)]
 pub struct ServeArgs {
     /// YAML file with these settings and those without a flag (see docs/configuration.md).
     #[arg(long, value_name = "FILE", env = "DAYPASS_CONFIG")]
     pub config: Option<PathBuf>,
-    /// Where Envoy asks: an address, or unix:///path [default: 127.0.0.1:9191]
+    /// Where Envoy asks: an address, or `unix:///path` [default: 127.0.0.1:9191]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<Listen>,
     /// The grant API [default: 127.0.0.1:9292]
@@ -25,7 +26,7 @@ pub struct ServeArgs {
     /// /livez, /readyz and /metrics [default: 127.0.0.1:9393]
     #[arg(long, value_name = "ADDR")]
     pub ops_listen: Option<SocketAddr>,
-    /// embedded, embedded:memory, redis://, rediss:// or unix:// [default: embedded]
+    /// embedded, embedded:memory, or a URL: redis, rediss or unix [default: embedded]
     #[arg(long, value_name = "URL")]
     pub store: Option<String>,
     /// Policy file or directory (.rego, .json, .yaml); may be repeated [default: the built-in policy]

@@ -127,12 +127,11 @@ fn settings(mut root: Section<'_, '_>) -> FileSettings {
 
 fn tls(section: &mut Section<'_, '_>) -> Option<TlsFiles> {
     let (cert_file, key_file) = (section.get("cert_file", path), section.get("key_file", path));
-    match (cert_file, key_file) {
-        (Some(cert_file), Some(key_file)) => Some(TlsFiles { cert_file, key_file }),
-        _ => {
-            section.complain("needs cert_file and key_file");
-            None
-        }
+    if let (Some(cert_file), Some(key_file)) = (cert_file, key_file) {
+        Some(TlsFiles { cert_file, key_file })
+    } else {
+        section.complain("needs cert_file and key_file");
+        None
     }
 }
 
@@ -147,10 +146,14 @@ fn identity(section: &mut Section<'_, '_>) -> Option<IdentitySource> {
             groups_claim: or(section.get("groups_claim", text), "groups"),
         }),
         Some("peer") => Some(IdentitySource::Peer),
-        Some("xfcc") => Some(IdentitySource::Xfcc { trusted_hops: section.get("trusted_hops", positive).unwrap_or(1) }),
+        Some("xfcc") => {
+            Some(IdentitySource::Xfcc { trusted_hops: section.get("trusted_hops", positive).unwrap_or(1) })
+        }
         Some("header") => {
             let name = section.get("name", |text| Ok(text.to_ascii_lowercase()));
-            let kind = section.get("kind", |text| text.parse::<Kind>().map_err(|_| "is user, group or workload".to_owned()));
+            let kind = section.get("kind", |text| {
+                text.parse::<Kind>().map_err(|_| "is user, group or workload".to_owned())
+            });
             if name.is_none() || kind.is_none() {
                 section.complain("a header needs `name` and `kind`");
             }
@@ -176,7 +179,10 @@ fn parsed<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, String> {
 }
 
 fn positive(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|value| *value > 0).ok_or_else(|| format!("{text:?} is not a whole number above 0"))
+    text.parse()
+        .ok()
+        .filter(|value| *value > 0)
+        .ok_or_else(|| format!("{text:?} is not a whole number above 0"))
 }
 
 fn health_path(text: &str) -> Result<String, String> {

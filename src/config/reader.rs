@@ -76,11 +76,17 @@ impl<'a, 's> Section<'a, 's> {
     }
 
     /// A scalar, or a list of them.
-    pub fn list<T>(&mut self, key: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Option<Vec<T>> {
+    pub fn list<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<Vec<T>> {
         let node = self.node(key)?;
         let name = self.name_of(key);
         let parsed = match &node.data {
-            YamlData::Sequence(items) => items.iter().filter_map(|item| self.parse(&name, item, &parse)).collect(),
+            YamlData::Sequence(items) => {
+                items.iter().filter_map(|item| self.parse(&name, item, &parse)).collect()
+            }
             _ => self.parse(&name, node, parse).into_iter().collect(),
         };
         Some(parsed)
@@ -95,7 +101,11 @@ impl<'a, 's> Section<'a, 's> {
     }
 
     /// Reads a mapping inside this one.
-    pub fn section<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'a, 's>) -> T) -> Option<T> {
+    pub fn section<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(&mut Section<'a, 's>) -> T,
+    ) -> Option<T> {
         let node = self.node(key)?;
         let mut section = Section::of(self.source, self.name_of(key), node)?;
         let result = read(&mut section);
@@ -137,7 +147,8 @@ impl<'a, 's> Section<'a, 's> {
             if !self.known.contains(text.as_str()) {
                 let mut known: Vec<_> = self.known.iter().copied().collect();
                 known.sort_unstable();
-                let message = format!("unknown key `{}`; known here: {}", self.name_of(&text), known.join(", "));
+                let message =
+                    format!("unknown key `{}`; known here: {}", self.name_of(&text), known.join(", "));
                 self.source.problem(name, message);
             }
         }

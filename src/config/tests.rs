@@ -64,7 +64,10 @@ decision_log: {to: stdout, queue: 9}
     assert!(!format!("{config:?}").contains("from-env"));
     assert_eq!(config.policy.paths.len(), 2);
     assert_eq!(config.authz.identity.len(), 4);
-    assert_eq!(config.authz.identity[3], IdentitySource::Header { name: "x-user".into(), kind: crate::principal::Kind::User });
+    assert_eq!(
+        config.authz.identity[3],
+        IdentitySource::Header { name: "x-user".into(), kind: crate::principal::Kind::User }
+    );
     assert_eq!(config.authz.stream.lease, Some(Duration::from_secs(300)));
     assert_eq!(config.authz.enforcement, Enforcement::DryRun);
     assert_eq!(config.decision_log.unwrap().target, LogTarget::Stdout);
@@ -107,7 +110,9 @@ max_staleness: 50ms
 
 #[test]
 fn durations() {
-    for (text, millis) in [("150ms", 150), ("90s", 90_000), ("15m", 900_000), ("1h30m", 5_400_000), ("8h", 28_800_000)] {
+    for (text, millis) in
+        [("150ms", 150), ("90s", 90_000), ("15m", 900_000), ("1h30m", 5_400_000), ("8h", 28_800_000)]
+    {
         assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
     }
     for text in ["", "0s", "-1s", "15", "soon"] {

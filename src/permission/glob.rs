@@ -51,13 +51,20 @@ impl<'a> Glob<'a> {
                 (None, None) => return true,
                 _ => {}
             }
-            let Some((resumed_p, resumed_t)) = self.resume(text, &mut within, &mut across) else { return false };
+            let Some((resumed_p, resumed_t)) = self.resume(text, &mut within, &mut across) else {
+                return false;
+            };
             (p, t) = (resumed_p, resumed_t);
         }
     }
 
     /// Lets the nearest star that can take one more byte do so.
-    fn resume(self, text: &[u8], within: &mut Option<Resume>, across: &mut Option<Resume>) -> Option<(usize, usize)> {
+    fn resume(
+        self,
+        text: &[u8],
+        within: &mut Option<Resume>,
+        across: &mut Option<Resume>,
+    ) -> Option<(usize, usize)> {
         if let Some(star) = within {
             if text.get(star.text).is_some_and(|byte| *byte != self.separator) {
                 star.text += 1;
@@ -89,7 +96,7 @@ mod tests {
                 expression.push_str(".*");
                 rest = rest.trim_start_matches('*');
             } else if first == '*' {
-                expression.push_str(&format!("[^{}]*", regex::escape(&separator.to_string())));
+                expression.extend(["[^", &regex::escape(&separator.to_string()), "]*"]);
                 rest = &rest[1..];
             } else {
                 expression.push_str(&regex::escape(&first.to_string()));

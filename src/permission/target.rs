@@ -114,7 +114,8 @@ fn canonical_host_cow(host: &str) -> Cow<'_, str> {
     let name = match host.rsplit_once(':') {
         // "[::1]:80" and "a:80" lose the port, "[::1]" and a bare "::1" keep their colons.
         Some((name, port))
-            if port.bytes().all(|byte| byte.is_ascii_digit()) && (name.ends_with(']') || !name.contains(':')) =>
+            if port.bytes().all(|byte| byte.is_ascii_digit())
+                && (name.ends_with(']') || !name.contains(':')) =>
         {
             name
         }
@@ -250,7 +251,8 @@ mod tests {
 
     #[test]
     fn grpc_methods_need_a_grpc_request() {
-        let grpc = |method, path, kind| Target::http("h", method, path, kind).grpc_method().map(str::to_owned);
+        let grpc =
+            |method, path, kind| Target::http("h", method, path, kind).grpc_method().map(str::to_owned);
         assert_eq!(grpc("POST", "/p.S/M", Some("application/grpc+proto")).as_deref(), Some("p.S/M"));
         assert_eq!(grpc("POST", "/p.S/M", Some("application/json")), None);
         assert_eq!(grpc("GET", "/p.S/M", Some("application/grpc")), None);

@@ -157,18 +157,30 @@ fn callee(
     let full = file.resolve(&path);
     let dotted = path.join(".");
     if let Some(arities) = functions.get(&full) {
-        return if fits(arities, arguments) { Ok(Some(full)) } else { Err(arity_message(&dotted, arities, arguments)) };
+        return if fits(arities, arguments) {
+            Ok(Some(full))
+        } else {
+            Err(arity_message(&dotted, arities, arguments))
+        };
     }
     if let Some(arity) = builtins::arity(&dotted) {
         let arities = BTreeSet::from([arity]);
-        return if fits(&arities, arguments) { Ok(None) } else { Err(arity_message(&dotted, &arities, arguments)) };
+        return if fits(&arities, arguments) {
+            Ok(None)
+        } else {
+            Err(arity_message(&dotted, &arities, arguments))
+        };
     }
     match BUILTINS.get(dotted.as_str()) {
         // 0 stands for any number, or for functions that check it themselves.
         Some((_, 0)) => Ok(None),
         Some((_, arity)) => {
             let arities = BTreeSet::from([usize::from(*arity)]);
-            if fits(&arities, arguments) { Ok(None) } else { Err(arity_message(&dotted, &arities, arguments)) }
+            if fits(&arities, arguments) {
+                Ok(None)
+            } else {
+                Err(arity_message(&dotted, &arities, arguments))
+            }
         }
         None if dotted == "print" => Ok(None),
         None => Err(builtins::why_unknown(&dotted)),
@@ -253,17 +265,30 @@ mod tests {
             assert_eq!(reads.touches(path), touched, "{path:?}");
         }
         assert!(analysed(&["package a\nx := json.marshal(input)"]).reads.touches(&["anything"]));
-        assert!(analysed(&["package a\nx := 1 if y with input as {}\ny := true"]).reads.touches(&["anything"]));
+        assert!(
+            analysed(&["package a\nx := 1 if y with input as {}\ny := true"]).reads.touches(&["anything"])
+        );
     }
 
     #[test]
     fn refuses_unknown_functions_and_wrong_arity() {
         assert_eq!(messages(&["package a\nx if f(1)"]), ["p.rego:2:6: unknown function `f`"]);
-        assert_eq!(messages(&["package a\nimport data.lib.u\nx if u.g(1)"]), ["p.rego:3:6: unknown function `u.g`"]);
-        assert_eq!(messages(&["package a\nx := count(1, 2, 3)"]), ["p.rego:2:6: `count` takes 1 argument(s), not 3"]);
-        assert_eq!(messages(&["package a\nf(x) := x\ny := f(1, 2, 3)"]), ["p.rego:3:6: `f` takes 1 argument(s), not 3"]);
-        let good = ["package a\nimport data.lib.u\nx if u.g(1)\nprint_it if print(1, 2)\nz if { startswith(\"a\", \"b\") }",
-            "package lib.u\ng(x) := x"];
+        assert_eq!(
+            messages(&["package a\nimport data.lib.u\nx if u.g(1)"]),
+            ["p.rego:3:6: unknown function `u.g`"]
+        );
+        assert_eq!(
+            messages(&["package a\nx := count(1, 2, 3)"]),
+            ["p.rego:2:6: `count` takes 1 argument(s), not 3"]
+        );
+        assert_eq!(
+            messages(&["package a\nf(x) := x\ny := f(1, 2, 3)"]),
+            ["p.rego:3:6: `f` takes 1 argument(s), not 3"]
+        );
+        let good = [
+            "package a\nimport data.lib.u\nx if u.g(1)\nprint_it if print(1, 2)\nz if { startswith(\"a\", \"b\") }",
+            "package lib.u\ng(x) := x",
+        ];
         assert_eq!(messages(&good), Vec::<String>::new());
     }
 

@@ -22,13 +22,21 @@ thread_local! {
 }
 
 #[must_use]
-pub fn jit(caller: &Caller, active: &[Arc<Grant>], covering: &[&Arc<Grant>], freshness: Freshness) -> Document {
+pub fn jit(
+    caller: &Caller,
+    active: &[Arc<Grant>],
+    covering: &[&Arc<Grant>],
+    freshness: Freshness,
+) -> Document {
     let replica = Members::new()
         .with(Key::Fresh, Document::bool(freshness.is_fresh()))
         .with(Key::AgeMs, freshness.age().map_or(Document::NULL, age_ms))
         .build();
     let mut jit = Members::new()
-        .with(Key::Principals, Document::list(caller.principals().iter().map(|p| Document::string(p.as_str()))))
+        .with(
+            Key::Principals,
+            Document::list(caller.principals().iter().map(|p| Document::string(p.as_str()))),
+        )
         .with(Key::Grants, Document::list(active.iter().map(grant_document)))
         .with(Key::Covering, Document::list(covering.iter().map(|grant| grant_document(grant))))
         .with(Key::Replica, replica);

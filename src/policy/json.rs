@@ -51,7 +51,7 @@ struct Parser<'a> {
     at: usize,
 }
 
-impl<'a> Parser<'a> {
+impl Parser<'_> {
     fn peek(&self) -> Option<u8> {
         self.text.as_bytes().get(self.at).copied()
     }
@@ -187,7 +187,10 @@ impl<'a> Parser<'a> {
         match (first, second) {
             (0xd800..=0xdbff, Some(low @ 0xdc00..=0xdfff)) => {
                 self.at += 6;
-                Ok(char::decode_utf16([first, low]).next().and_then(Result::ok).unwrap_or(char::REPLACEMENT_CHARACTER))
+                Ok(char::decode_utf16([first, low])
+                    .next()
+                    .and_then(Result::ok)
+                    .unwrap_or(char::REPLACEMENT_CHARACTER))
             }
             _ => Ok(char::from_u32(first.into()).unwrap_or(char::REPLACEMENT_CHARACTER)),
         }
@@ -260,15 +263,49 @@ mod tests {
     #[test]
     fn reads_what_json_is_and_nothing_else() {
         for good in [
-            "null", " true ", "[]", "[1, [2], {}]", r#"{"a":{"b":[null]}}"#, "-0", "0.5e-3", "1E+2", r#""\"\\\/\b\f\n\r\t\u00e9""#, "\"é\"",
+            "null",
+            " true ",
+            "[]",
+            "[1, [2], {}]",
+            r#"{"a":{"b":[null]}}"#,
+            "-0",
+            "0.5e-3",
+            "1E+2",
+            r#""\"\\\/\b\f\n\r\t\u00e9""#,
+            "\"é\"",
         ] {
             let ours = parse(good).map(|value| value.to_json_str().unwrap());
             let theirs = Value::from_json_str(good).unwrap().to_json_str().unwrap();
             assert_eq!(ours, Ok(theirs), "{good}");
         }
         for bad in [
-            "", " ", "nul", "truex", "[1,]", "[1 2]", "[", "{", r#"{"a"}"#, r#"{"a":}"#, r#"{"a":1,}"#, "{1:2}", "01", "1.", ".5", "+1", "1e", "-",
-            "\"", "\"\u{1}\"", r#""\x""#, r#""\u12""#, r#""\"#, "1 x", "'a'", "NaN", "a: 1",
+            "",
+            " ",
+            "nul",
+            "truex",
+            "[1,]",
+            "[1 2]",
+            "[",
+            "{",
+            r#"{"a"}"#,
+            r#"{"a":}"#,
+            r#"{"a":1,}"#,
+            "{1:2}",
+            "01",
+            "1.",
+            ".5",
+            "+1",
+            "1e",
+            "-",
+            "\"",
+            "\"\u{1}\"",
+            r#""\x""#,
+            r#""\u12""#,
+            r#""\"#,
+            "1 x",
+            "'a'",
+            "NaN",
+            "a: 1",
         ] {
             assert!(parse(bad).is_err(), "{bad}");
         }

@@ -5,8 +5,8 @@
 //! decision an error. So before a policy is compiled, `a + b` becomes a call of our own function, which is undefined
 //! where OPA's is. Columns to the right of a rewritten operator shift in *run-time* messages; lines stay.
 
-use regorus::unstable::{ArithOp, BinOp, Expr, Module};
 use regorus::Value;
+use regorus::unstable::{ArithOp, BinOp, Expr, Module};
 
 use super::syntax::{self, Node};
 
@@ -20,6 +20,7 @@ const UNITE: &str = "daypass__unite";
 const DOMAIN: &str = "daypass__domain";
 
 type Operation = fn(&Value, &Value) -> Value;
+type UnaryOperation = fn(&Value) -> Value;
 
 /// The functions of two arguments that rewritten policies call.
 pub const BINARY: [(&str, Operation); 7] = [
@@ -33,19 +34,17 @@ pub const BINARY: [(&str, Operation); 7] = [
 ];
 
 /// The functions of one argument that rewritten policies call.
-pub const UNARY: [(&str, fn(&Value) -> Value); 1] = [(DOMAIN, domain)];
+pub const UNARY: [(&str, UnaryOperation); 1] = [(DOMAIN, domain)];
 
 /// The module's text with its operators as calls. `None` if there is nothing to rewrite.
 #[must_use]
 pub fn rewrite(module: &Module, text: &str) -> Option<String> {
     let mut edits = Vec::new();
     for rule in &module.policy {
-        syntax::walk_rule(rule, &mut |node| {
-            match node {
-                Node::Expr(expr) => edits.extend(operator_edits(expr, text).into_iter().flatten()),
-                Node::Domain(expr) => edits.extend(domain_edits(expr).into_iter().flatten()),
-                Node::Local(_) => {}
-            }
+        syntax::walk_rule(rule, &mut |node| match node {
+            Node::Expr(expr) => edits.extend(operator_edits(expr, text).into_iter().flatten()),
+            Node::Domain(expr) => edits.extend(domain_edits(expr).into_iter().flatten()),
+            Node::Local(_) => {}
         });
     }
     if edits.is_empty() {
@@ -211,7 +210,10 @@ mod tests {
             ("x := input.a + 1", "x := daypass__add(input.a , 1)"),
             ("x := a + b - c", "x := daypass__subtract(daypass__add(a , b) , c)"),
             ("x := a - b * c", "x := daypass__subtract(a , daypass__multiply(b , c))"),
-            ("x := (a - b) * (c % 2)", "x := daypass__multiply((daypass__subtract(a , b)) , (daypass__remainder(c , 2)))"),
+            (
+                "x := (a - b) * (c % 2)",
+                "x := daypass__multiply((daypass__subtract(a , b)) , (daypass__remainder(c , 2)))",
+            ),
             ("x := a -1", "x := daypass__subtract(a ,1)"),
             ("x := a # - not this\n  - b", "x := daypass__subtract(a # - not this\n  , b)"),
             ("x if { some y in input.a.b; y }", "x if { some y in daypass__domain(input.a.b); y }"),

@@ -133,7 +133,9 @@ fn http_status(value: &Value) -> Result<u16, EvalError> {
         .as_i64()
         .filter(|status| HTTP_STATUSES.iter().any(|range| range.contains(status)))
         .and_then(|status| u16::try_from(status).ok())
-        .ok_or_else(|| not(format!("`http_status` {} is not a status Envoy can answer", number.format_decimal())))
+        .ok_or_else(|| {
+            not(format!("`http_status` {} is not a status Envoy can answer", number.format_decimal()))
+        })
 }
 
 fn header_pairs(name: &'static str, value: &Value) -> Result<Pairs, EvalError> {
@@ -186,9 +188,9 @@ fn json(value: &Value) -> Result<Json, EvalError> {
     Ok(match value {
         Value::Null => Json::Null,
         Value::Bool(value) => Json::Bool(*value),
-        Value::Number(number) => {
-            Json::Number(number.as_f64().ok_or_else(|| not("`dynamic_metadata` has a number too large".to_owned()))?)
-        }
+        Value::Number(number) => Json::Number(
+            number.as_f64().ok_or_else(|| not("`dynamic_metadata` has a number too large".to_owned()))?,
+        ),
         Value::String(text) => Json::String(text.to_string()),
         Value::Array(items) => Json::List(items.iter().map(json).collect::<Result<_, _>>()?),
         Value::Set(items) => Json::List(items.iter_sorted().map(json).collect::<Result<_, _>>()?),

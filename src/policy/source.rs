@@ -46,7 +46,11 @@ impl Sources {
         let mut sources = Self::default();
         let mut problems = Vec::new();
         for path in paths {
-            let result = if path.is_dir() { sources.read_dir(path, &mut Vec::new()) } else { sources.read_file(path, &[]) };
+            let result = if path.is_dir() {
+                sources.read_dir(path, &mut Vec::new())
+            } else {
+                sources.read_file(path, &[])
+            };
             problems.extend(result.err().into_iter().flatten());
         }
         if problems.is_empty() && sources.modules.is_empty() {
@@ -111,9 +115,10 @@ impl Sources {
             Err(Problem::in_file(&name, "a policy file ends in .rego, .json, .yaml or .yml"))
         };
         let document = document.map_err(|problem| vec![problem])?;
-        let rooted = below.iter().rev().fold(document, |inner, name| {
-            Json::Object(Map::from_iter([(name.clone(), inner)]))
-        });
+        let rooted = below
+            .iter()
+            .rev()
+            .fold(document, |inner, name| Json::Object(Map::from_iter([(name.clone(), inner)])));
         let Json::Object(members) = rooted else {
             return Err(vec![Problem::in_file(&name, "data at the root must be an object")]);
         };
@@ -130,7 +135,11 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Problem {
     Problem::in_file(&path.display().to_string(), format!("cannot be read: {error}"))
 }
 
-fn merge(into: &mut Map<String, Json>, from: Map<String, Json>, place: &mut Vec<String>) -> Result<(), String> {
+fn merge(
+    into: &mut Map<String, Json>,
+    from: Map<String, Json>,
+    place: &mut Vec<String>,
+) -> Result<(), String> {
     for (name, value) in from {
         place.push(name.clone());
         match (into.get_mut(&name), value) {
@@ -182,7 +191,9 @@ fn yaml_json(node: &Yaml<'_>) -> Result<Json, String> {
             Json::Object(members.iter().map(member).collect::<Result<_, String>>()?)
         }
         Yaml::Tagged(_, inner) => yaml_json(inner)?,
-        Yaml::Representation(..) | Yaml::Alias(_) | Yaml::BadValue => return Err("a value cannot be read".to_owned()),
+        Yaml::Representation(..) | Yaml::Alias(_) | Yaml::BadValue => {
+            return Err("a value cannot be read".to_owned());
+        }
     })
 }
 
@@ -207,7 +218,10 @@ mod tests {
         assert_eq!(Json::Object(sources.data).to_string(), r#"{"x":{"one":1,"two":[2,"yes","n"]}}"#);
         write("x/clash.json", r#"{"one": 2}"#);
         let error = Sources::read(&[dir.path().to_owned()]).unwrap_err();
-        assert!(error.to_string().ends_with("x/clash.json: data.x.one is set by another file already"), "{error}");
+        assert!(
+            error.to_string().ends_with("x/clash.json: data.x.one is set by another file already"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Walking the syntax tree of a policy. The only file that knows the shape of the engine's tree.
 
-use regorus::unstable::{Expr, Import, Literal, Module, Parser, Query, Rule, RuleAssign, RuleHead, Source, Span};
+use regorus::unstable::{
+    Expr, Import, Literal, Module, Parser, Query, Rule, RuleAssign, RuleHead, Source, Span,
+};
 
 use super::error::Problem;
 
@@ -93,7 +95,8 @@ pub fn start_of(expr: &Expr) -> &Span {
 /// The name an import is used by, and what it stands for.
 pub fn import_alias(import: &Import) -> Option<(String, Vec<String>)> {
     let path = static_ref(&import.refr)?.path;
-    let alias = import.r#as.as_ref().map_or_else(|| path.last().cloned(), |span| Some(span.text().to_owned()))?;
+    let alias =
+        import.r#as.as_ref().map_or_else(|| path.last().cloned(), |span| Some(span.text().to_owned()))?;
     Some((alias, path))
 }
 
@@ -206,7 +209,9 @@ fn walk_expr<'a>(expr: &'a Expr, visit: &mut impl FnMut(Node<'a>)) {
         | Expr::Bool { .. }
         | Expr::Null { .. }
         | Expr::Var { .. } => {}
-        Expr::Array { items, .. } | Expr::Set { items, .. } => items.iter().for_each(|item| walk_expr(item, visit)),
+        Expr::Array { items, .. } | Expr::Set { items, .. } => {
+            items.iter().for_each(|item| walk_expr(item, visit));
+        }
         Expr::Object { fields, .. } => {
             for (_, key, value) in fields {
                 walk_expr(key, visit);
@@ -225,7 +230,9 @@ fn walk_expr<'a>(expr: &'a Expr, visit: &mut impl FnMut(Node<'a>)) {
         Expr::Call { params, .. } => params.iter().for_each(|param| walk_expr(param, visit)),
         Expr::UnaryExpr { expr, .. } => walk_expr(expr, visit),
         Expr::RefDot { .. } | Expr::RefBrack { .. } => walk_ref(expr, visit),
-        Expr::BinExpr { lhs, rhs, .. } | Expr::BoolExpr { lhs, rhs, .. } | Expr::ArithExpr { lhs, rhs, .. } => {
+        Expr::BinExpr { lhs, rhs, .. }
+        | Expr::BoolExpr { lhs, rhs, .. }
+        | Expr::ArithExpr { lhs, rhs, .. } => {
             walk_expr(lhs, visit);
             walk_expr(rhs, visit);
         }

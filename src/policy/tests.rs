@@ -25,7 +25,8 @@ fn allows(text: &str, input: &str) -> bool {
 
 #[test]
 fn the_decision_path_may_be_a_rule_a_member_a_package_or_nothing() {
-    let text = "package a.b\nallow := true\nresult := {\"inner\": {\"allowed\": true}}\nlist := [false, true]";
+    let text =
+        "package a.b\nallow := true\nresult := {\"inner\": {\"allowed\": true}}\nlist := [false, true]";
     for (path, allowed) in [
         ("/a/b/allow", Some(true)),
         ("a/b/result/inner", Some(true)),
@@ -69,7 +70,7 @@ fn type_errors_are_undefined_and_the_next_rule_decides() {
     ] {
         let text = format!("package a\ndefault allow := false\nallow if {{ {body} }}\nallow if input.go");
         let input = |go| format!(r#"{{"s": "x", "n": 7, "zero": 0, "half": 0.5, "go": {go}}}"#);
-        assert_eq!(decide(&text, &input(false)).map(|r| r.outcome).is_ok(), true, "{body}");
+        assert!(decide(&text, &input(false)).is_ok(), "{body}");
         assert!(!allows(&text, &input(false)), "{body}");
         assert!(allows(&text, &input(true)), "{body}");
     }
@@ -108,13 +109,19 @@ fn text_of_a_stranger_cannot_make_a_built_in_run_for_long() {
         assert!(!allows(&text, r#"{"s": "1e999999999"}"#), "{body}");
         assert!(started.elapsed() < Duration::from_secs(5), "{body} {:?}", started.elapsed());
     }
-    assert!(allows("package a\nallow if { json.unmarshal(input.s, x); x.k == 2; to_number(\"7\") == 7 }", r#"{"s": "{\"k\":2}"}"#));
+    assert!(allows(
+        "package a\nallow if { json.unmarshal(input.s, x); x.k == 2; to_number(\"7\") == 7 }",
+        r#"{"s": "{\"k\":2}"}"#
+    ));
 }
 
 #[test]
 fn perl_classes_and_case_flags_work_in_regular_expressions() {
-    assert!(allows(r#"package a
-        allow if regex.match(`^(?i)X\d+\b$`, "x12")"#, "{}"));
+    assert!(allows(
+        r#"package a
+        allow if regex.match(`^(?i)X\d+\b$`, "x12")"#,
+        "{}"
+    ));
 }
 
 #[test]

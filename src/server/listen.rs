@@ -45,13 +45,19 @@ impl CheckListener {
 
     pub fn address(&self) -> String {
         match self {
-            Self::Tcp(listener) => listener.local_addr().map_or_else(|_| "?".to_owned(), |address| address.to_string()),
+            Self::Tcp(listener) => {
+                listener.local_addr().map_or_else(|_| "?".to_owned(), |address| address.to_string())
+            }
             Self::Unix { path, .. } => format!("unix://{}", path.display()),
         }
     }
 
     /// Hands connections to the workers in turn, until told to stop.
-    pub async fn accept_for(self, connections: Connections, mut stopped: watch::Receiver<bool>) -> Result<(), io::Error> {
+    pub async fn accept_for(
+        self,
+        connections: Connections,
+        mut stopped: watch::Receiver<bool>,
+    ) -> Result<(), io::Error> {
         loop {
             let accepted = tokio::select! {
                 accepted = self.accept() => accepted,
@@ -94,7 +100,10 @@ impl Drop for CheckListener {
 }
 
 fn is_of_one_connection(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected)
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected
+    )
 }
 
 /// A socket file outlives a killed process. One that nobody answers on is replaced, one that somebody does is not.

@@ -75,12 +75,14 @@ impl Workers {
                 max_concurrent_checks: config.authz.max_concurrent_checks,
                 has_reflection: config.reflection,
             };
-            thread::Builder::new().name(format!("check-{index}")).stack_size(STACK_BYTES).spawn(move || {
-                checker.policy.warm();
-                let result = runtime.block_on(serve(checker, health, limits, take, stopped));
-                // Nobody listens any more only if the process is going down.
-                let _ = end.send(result.map_err(|error| error.to_string()));
-            })?;
+            thread::Builder::new().name(format!("check-{index}")).stack_size(STACK_BYTES).spawn(
+                move || {
+                    checker.policy.warm();
+                    let result = runtime.block_on(serve(checker, health, limits, take, stopped));
+                    // Nobody listens any more only if the process is going down.
+                    let _ = end.send(result.map_err(|error| error.to_string()));
+                },
+            )?;
             connections.workers.push(give);
             workers.ended.push(ended);
         }

@@ -53,8 +53,9 @@ impl EmbeddedStore {
     /// # Errors
     /// Memory cannot be had.
     pub fn in_memory(around: Surroundings) -> Result<Self, StoreError> {
-        let database =
-            Database::builder().create_with_backend(InMemoryBackend::new()).map_err(StoreError::unavailable)?;
+        let database = Database::builder()
+            .create_with_backend(InMemoryBackend::new())
+            .map_err(StoreError::unavailable)?;
         Self::with(database, around)
     }
 
@@ -86,7 +87,12 @@ impl EmbeddedStore {
         blocking(move || self.create_now(id, record, ttl)).await
     }
 
-    fn create_now(&self, id: GrantId, mut record: GrantRecord, ttl: Duration) -> Result<StoredGrant, StoreError> {
+    fn create_now(
+        &self,
+        id: GrantId,
+        mut record: GrantRecord,
+        ttl: Duration,
+    ) -> Result<StoredGrant, StoreError> {
         let now = self.around.clock.now();
         if ttl > self.around.max_ttl {
             return Err(StoreError::Invalid(Refusal::TtlTooLong));
@@ -129,7 +135,11 @@ impl EmbeddedStore {
         if existed { Ok(()) } else { Err(StoreError::NotFound) }
     }
 
-    pub(super) async fn take_use(self: Arc<Self>, grant: Arc<Grant>, max_uses: NonZeroU64) -> Result<Use, StoreError> {
+    pub(super) async fn take_use(
+        self: Arc<Self>,
+        grant: Arc<Grant>,
+        max_uses: NonZeroU64,
+    ) -> Result<Use, StoreError> {
         blocking(move || self.take_use_now(&grant, max_uses)).await
     }
 
@@ -178,9 +188,8 @@ impl EmbeddedStore {
         let ended: Vec<String> =
             self.texts()?.into_iter().filter(|(_, text)| has_ended(text)).map(|(id, _)| id).collect();
         for id in ended {
-            match id.parse().map(|id| self.delete(&id)) {
-                Ok(Err(error @ StoreError::Unavailable(_))) => return Err(error),
-                Ok(_) | Err(_) => {}
+            if let Ok(Err(error @ StoreError::Unavailable(_))) = id.parse().map(|id| self.delete(&id)) {
+                return Err(error);
             }
         }
         Ok(())

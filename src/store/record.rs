@@ -153,7 +153,9 @@ fn parse(text: &str) -> Result<GrantRecord, Refusal> {
         Err(error) => error,
     };
     // Only now, where it costs nobody anything: which of the reasons is it?
-    let Ok(Value::Object(members)) = serde_json::from_str::<Value>(text) else { return Err(Refusal::NotJson) };
+    let Ok(Value::Object(members)) = serde_json::from_str::<Value>(text) else {
+        return Err(Refusal::NotJson);
+    };
     if members.get("v").and_then(Value::as_u64) != Some(VERSION) {
         return Err(Refusal::BadVersion);
     }
@@ -161,7 +163,11 @@ fn parse(text: &str) -> Result<GrantRecord, Refusal> {
         return Err(Refusal::BadSubject);
     }
     // serde tells its kinds of error apart only in its text, which a test pins.
-    if error.to_string().starts_with("unknown field") { Err(Refusal::UnknownField) } else { Err(Refusal::BadField) }
+    if error.to_string().starts_with("unknown field") {
+        Err(Refusal::UnknownField)
+    } else {
+        Err(Refusal::BadField)
+    }
 }
 
 impl GrantRecord {
@@ -264,7 +270,8 @@ mod tests {
         ] {
             assert_eq!(read(value).map(|_| ()), Err(refusal), "{value}");
         }
-        let large = format!(r#"{{"v":1,"subject":"user:a","justification":"{}"}}"#, "x".repeat(MAX_VALUE_BYTES));
+        let large =
+            format!(r#"{{"v":1,"subject":"user:a","justification":"{}"}}"#, "x".repeat(MAX_VALUE_BYTES));
         assert_eq!(read(&large).map(|_| ()), Err(Refusal::TooLarge));
         let valid = br#"{"v":1,"subject":"user:a"}"#;
         let with = |id, ttl| decode(id, valid, ReadAt { sent: NOW, ttl }, 24 * HOUR).map(|_| ());

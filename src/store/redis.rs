@@ -98,7 +98,9 @@ impl RedisStore {
         let mut connection = self.connect().await?;
         let mut keys = Vec::new();
         let mut cursor = keys::Cursor::start();
-        while let Some(batch) = cursor.next(&mut connection, &self.keys).await.map_err(StoreError::unavailable)? {
+        while let Some(batch) =
+            cursor.next(&mut connection, &self.keys).await.map_err(StoreError::unavailable)?
+        {
             keys.extend(batch);
         }
         // SCAN may give a key twice.
@@ -147,7 +149,11 @@ impl RedisStore {
     }
 
     /// The grants among these keys; what is not a grant is left out.
-    async fn read(&self, connection: &mut MultiplexedConnection, keys: &[String]) -> Result<Vec<StoredGrant>, StoreError> {
+    async fn read(
+        &self,
+        connection: &mut MultiplexedConnection,
+        keys: &[String],
+    ) -> Result<Vec<StoredGrant>, StoreError> {
         let sent = self.around.clock.now();
         let values = read_values(connection, keys).await.map_err(StoreError::unavailable)?;
         let stored = |(key, value): (&String, ReadValue)| {

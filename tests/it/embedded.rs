@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use crate::support::daypass::Daypass;
 use crate::support::request::{alice, is_allow, reason};
 
-const CREATE: [&str; 8] = ["create", "--subject", "user:alice", "--host", "orders.svc", "--path", "/db/**", "--ttl"];
+const CREATE: [&str; 8] =
+    ["create", "--subject", "user:alice", "--host", "orders.svc", "--path", "/db/**", "--ttl"];
 
 fn create(daypass: &Daypass, more: &[&str]) -> String {
     let output = daypass.grant(&[&CREATE[..], more].concat()).unwrap();

@@ -98,7 +98,8 @@ impl Envoy {
     fn get(&self, path: &str) -> (String, Duration) {
         let mut stream = TcpStream::connect(&self.ingress).unwrap();
         let token = &self.token;
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: orders.svc\r\nauthorization: Bearer {token}\r\n\r\n").unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: orders.svc\r\nauthorization: Bearer {token}\r\n\r\n")
+            .unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
         let started = Instant::now();
         let (mut answer, mut last) = (Vec::new(), started);
@@ -107,11 +108,12 @@ impl Envoy {
         while let Ok(count @ 1..) = stream.read(&mut buffer) {
             answer.extend_from_slice(&buffer[..count]);
             last = Instant::now();
-            let is_complete = String::from_utf8_lossy(&answer).split_once("\r\n\r\n").is_some_and(|(head, body)| {
-                head.to_lowercase().split("content-length: ").nth(1).is_some_and(|rest| {
-                    rest.lines().next().and_then(|length| length.trim().parse().ok()) == Some(body.len())
-                })
-            });
+            let is_complete =
+                String::from_utf8_lossy(&answer).split_once("\r\n\r\n").is_some_and(|(head, body)| {
+                    head.to_lowercase().split("content-length: ").nth(1).is_some_and(|rest| {
+                        rest.lines().next().and_then(|length| length.trim().parse().ok()) == Some(body.len())
+                    })
+                });
             if is_complete {
                 break;
             }
@@ -130,7 +132,10 @@ fn a_stream_ends_when_its_grant_ends() {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     println!("a stream under a grant of 2 s lasted {lasted:?}");
     // Never past the end by more than a tick and a busy machine's slack; not cut before it either.
-    assert!(lasted > Duration::from_millis(1600) && lasted < Duration::from_millis(2500), "{lasted:?} {answer}");
+    assert!(
+        lasted > Duration::from_millis(1600) && lasted < Duration::from_millis(2500),
+        "{lasted:?} {answer}"
+    );
 }
 
 #[test]
@@ -156,9 +161,14 @@ fn what_only_daypass_may_say_cannot_be_said_by_a_client() {
     let _echo = Process::spawn(&mut echo);
     wait_for("the echo upstream", || TcpStream::connect(("127.0.0.1", port)).ok());
     let Some(envoy) = start_envoy(dir.path(), &daypass.check, port) else { return };
-    daypass.grant(&["create", "--id", "real", "--subject", "user:alice", "--host", "orders.svc", "--ttl", "1m"]).unwrap();
+    daypass
+        .grant(&["create", "--id", "real", "--subject", "user:alice", "--host", "orders.svc", "--ttl", "1m"])
+        .unwrap();
     let (answer, _) = envoy.get("/db HTTP/1.1\r\nx-daypass-grant: forged\r\nx-ignored:");
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"real\"") && !answer.contains("forged"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains("\"real\"") && !answer.contains("forged"),
+        "{answer}"
+    );
 }
 
 #[test]
@@ -172,12 +182,26 @@ fn shipped_configurations_are_valid() {
     let Some(envoy) = tool("envoy") else { return };
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(dir.path().join("envoy/keys")).unwrap();
-    std::fs::write(dir.path().join("envoy/keys/jwks.json"), r#"{"keys":[{"kty":"oct","alg":"HS256","k":"c2VjcmV0"}]}"#).unwrap();
+    std::fs::write(
+        dir.path().join("envoy/keys/jwks.json"),
+        r#"{"keys":[{"kty":"oct","alg":"HS256","k":"c2VjcmV0"}]}"#,
+    )
+    .unwrap();
     for entry in std::fs::read_dir(Path::new(ROOT).join("envoy")).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "yaml") {
-            let output = Command::new(&envoy).current_dir(&dir).args(["--mode", "validate", "-l", "error", "-c"]).arg(&path).output().unwrap();
-            assert!(output.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&output.stderr));
+            let output = Command::new(&envoy)
+                .current_dir(&dir)
+                .args(["--mode", "validate", "-l", "error", "-c"])
+                .arg(&path)
+                .output()
+                .unwrap();
+            assert!(
+                output.status.success(),
+                "{}: {}",
+                path.display(),
+                String::from_utf8_lossy(&output.stderr)
+            );
         }
     }
 }

@@ -31,7 +31,10 @@ async fn answers_as_opa_envoy_does() {
     // Cases of one policy share a server; starting one per case would be most of the time.
     let mut groups: BTreeMap<String, Vec<&Value>> = BTreeMap::new();
     for case in &cases {
-        groups.entry(format!("{} {}", case["policy"], case.get("config").unwrap_or(&Value::Null))).or_default().push(case);
+        groups
+            .entry(format!("{} {}", case["policy"], case.get("config").unwrap_or(&Value::Null)))
+            .or_default()
+            .push(case);
     }
     let (mut passed, mut waiting, mut failures) = (0, Vec::new(), String::new());
     for group in groups.values() {
@@ -75,7 +78,9 @@ async fn run_group(group: &[&Value]) -> Vec<(String, Verdict)> {
         let expected = &case["expect"];
         let result = match &server {
             Err(_) if expected["startup"] == "refused" => Verdict::Same,
-            Err(_) if WAITING_FOR_BUILTINS.iter().any(|family| policy_text.contains(family)) => Verdict::Waiting,
+            Err(_) if WAITING_FOR_BUILTINS.iter().any(|family| policy_text.contains(family)) => {
+                Verdict::Waiting
+            }
             Err(log) => Verdict::Different(format!("does not start: {log}")),
             Ok(_) if expected["startup"] == "refused" => Verdict::Different("starts".to_owned()),
             Ok(server) => {
@@ -94,10 +99,18 @@ fn compare(expected: &Value, response: &CheckResponse, policy: &str) -> Verdict 
     if expected["grpc_code"] == "UNKNOWN" {
         let is_denial = found["status"]["code"].as_i64().is_some_and(|code| code != 0);
         let status = found["deniedResponse"]["status"]["code"].as_i64().unwrap_or(0);
-        return if is_denial && status >= 500 { Verdict::Same } else { Verdict::Different(format!("not a 5xx denial: {found}")) };
+        return if is_denial && status >= 500 {
+            Verdict::Same
+        } else {
+            Verdict::Different(format!("not a 5xx denial: {found}"))
+        };
     }
     let (expected, found) = (normal(&expected["response"], policy), normal(&found, policy));
-    if expected == found { Verdict::Same } else { Verdict::Different(format!("\n  recorded {expected}\n  found    {found}")) }
+    if expected == found {
+        Verdict::Same
+    } else {
+        Verdict::Different(format!("\n  recorded {expected}\n  found    {found}"))
+    }
 }
 
 /// Takes out what may differ.
@@ -115,14 +128,20 @@ fn normal(response: &Value, policy: &str) -> Value {
             sort_headers(list);
         }
     }
-    if let Some(Value::String(message)) = members.get_mut("status").and_then(|status| status.get_mut("message")) {
+    if let Some(Value::String(message)) =
+        members.get_mut("status").and_then(|status| status.get_mut("message"))
+    {
         *message = without_wording(message);
     }
     if let Some(Value::Object(metadata)) = members.get_mut("dynamicMetadata") {
         for own in OWN_METADATA {
             metadata.remove(own);
         }
-        if metadata.get("decision_id").and_then(Value::as_str).is_some_and(|id| id == "<uuid>" || id.len() == 36) {
+        if metadata
+            .get("decision_id")
+            .and_then(Value::as_str)
+            .is_some_and(|id| id == "<uuid>" || id.len() == 36)
+        {
             metadata.remove("decision_id");
         }
     }
@@ -165,7 +184,9 @@ fn without_wording(text: &str) -> String {
 /// OPA-Envoy's order between names is random; that between values of one name is not.
 fn sort_headers(list: &mut Value) {
     if let Value::Array(items) = list {
-        items.sort_by_key(|item| item["header"]["key"].as_str().or(item["key"].as_str()).unwrap_or_default().to_owned());
+        items.sort_by_key(|item| {
+            item["header"]["key"].as_str().or(item["key"].as_str()).unwrap_or_default().to_owned()
+        });
     }
 }
 
@@ -228,7 +249,10 @@ fn response_json(response: &CheckResponse) -> Value {
             set("responseHeadersToAdd", ok.response_headers_to_add.iter().map(header_json).collect());
             let parameter = |found: &envoy_types::pb::envoy::config::core::v3::QueryParameter| json!({"key": found.key, "value": found.value});
             set("queryParametersToSet", ok.query_parameters_to_set.iter().map(parameter).collect());
-            set("queryParametersToRemove", ok.query_parameters_to_remove.iter().map(|name| name.clone().into()).collect());
+            set(
+                "queryParametersToRemove",
+                ok.query_parameters_to_remove.iter().map(|name| name.clone().into()).collect(),
+            );
             members.insert("okResponse".to_owned(), Value::Object(part));
         }
         Some(HttpResponse::DeniedResponse(denied)) => {

@@ -32,7 +32,8 @@ impl Api {
     }
 
     async fn list(&mut self, subject: &str, page_size: u32, page_token: &str) -> v1::ListGrantsResponse {
-        let message = v1::ListGrantsRequest { subject: subject.into(), page_size, page_token: page_token.into() };
+        let message =
+            v1::ListGrantsRequest { subject: subject.into(), page_size, page_token: page_token.into() };
         let request = self.request(message);
         self.client.list_grants(request).await.unwrap().into_inner()
     }
@@ -100,13 +101,18 @@ async fn pages_and_filters() {
     let daypass = Daypass::start(&[]);
     let mut api = Api::of(&daypass).await;
     for number in 0..5 {
-        api.create(grant(&format!("g{number}"), if number % 2 == 0 { "user:even" } else { "user:odd" }), 60).await.unwrap();
+        api.create(grant(&format!("g{number}"), if number % 2 == 0 { "user:even" } else { "user:odd" }), 60)
+            .await
+            .unwrap();
     }
     let ids = |page: &v1::ListGrantsResponse| page.grants.iter().map(|g| g.id.clone()).collect::<Vec<_>>();
     let first = api.list("", 2, "").await;
     assert_eq!((ids(&first), first.next_page_token.as_str()), (vec!["g0".into(), "g1".into()], "g1"));
     let last = api.list("", 3, "g1").await;
-    assert_eq!((ids(&last), last.next_page_token.as_str()), (vec!["g2".into(), "g3".into(), "g4".into()], ""));
+    assert_eq!(
+        (ids(&last), last.next_page_token.as_str()),
+        (vec!["g2".into(), "g3".into(), "g4".into()], "")
+    );
     assert_eq!(ids(&api.list("user:odd", 0, "").await), ["g1", "g3"]);
     let revoke = api.request(v1::RevokeGrantRequest { target: Some(Target::Subject("user:even".into())) });
     assert_eq!(api.client.revoke_grant(revoke).await.unwrap().into_inner().ids, ["g0", "g2", "g4"]);
@@ -118,7 +124,10 @@ async fn mistakes_are_named() {
     let daypass = Daypass::start(&[]);
     let mut api = Api::of(&daypass).await;
     api.create(grant("taken", "user:a"), 60).await.unwrap();
-    let hosts = |hosts: &[&str]| v1::Permission { hosts: hosts.iter().map(|h| (*h).into()).collect(), ..v1::Permission::default() };
+    let hosts = |hosts: &[&str]| v1::Permission {
+        hosts: hosts.iter().map(|h| (*h).into()).collect(),
+        ..v1::Permission::default()
+    };
     let with = |permission| v1::Grant { permissions: vec![permission], ..grant("", "user:a") };
     for (grant, seconds, code, message) in [
         (grant("taken", "user:b"), 60, Code::AlreadyExists, "exists"),
@@ -157,6 +166,13 @@ fn the_cli_says_what_to_do() {
         let error = daypass.grant(args).unwrap_err();
         assert!(error.contains(message), "{args:?}: {error}");
     }
-    let nowhere = crate::support::daypass::run(&["grant", "--api", "http://127.0.0.1:1", "--data-dir", "/nonexistent", "ls"]);
+    let nowhere = crate::support::daypass::run(&[
+        "grant",
+        "--api",
+        "http://127.0.0.1:1",
+        "--data-dir",
+        "/nonexistent",
+        "ls",
+    ]);
     assert!(String::from_utf8_lossy(&nowhere.stderr).contains("no token; name one with --token-file"));
 }

@@ -6,16 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use daypass::authz::{
-    BodyParsing, Checker, Config, Enforcement, IdentitySource, StreamLimits, Wanted,
-};
+use data_encoding::BASE64;
+use daypass::authz::{BodyParsing, Checker, Config, Enforcement, IdentitySource, StreamLimits, Wanted};
 use daypass::clock::{BootTime, Clock, Now};
 use daypass::metrics::Metrics;
 use daypass::policy::{DecisionPath, Policy, Sources};
 use daypass::replica::{Replica, Staleness};
 use daypass::store::record::{ReadAt, Ttl, decode};
 use daypass::store::{EmbeddedStore, Store, Surroundings};
-use data_encoding::BASE64;
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request};
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
 use jiff::Timestamp;
@@ -42,9 +40,10 @@ struct Random(u64);
 
 impl Random {
     fn seeded(name: &str) -> Self {
-        let seed = std::env::var("FUZZ_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| {
-            Timestamp::now().as_nanosecond().unsigned_abs() as u64 | 1
-        });
+        let seed = std::env::var("FUZZ_SEED")
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or_else(|| u64::try_from(Timestamp::now().as_microsecond()).unwrap() | 1);
         println!("{name}: FUZZ_SEED={seed}");
         Self(seed)
     }
@@ -93,9 +92,12 @@ fn checker(sources: &Sources, grants: &[&str]) -> Checker {
     };
     for (index, value) in grants.iter().enumerate() {
         let read_at = ReadAt { sent: Clock::System.now(), ttl: Ttl::Left(Duration::from_secs(80_000)) };
-        replica.insert(decode(&format!("g-{index}"), value.as_bytes(), read_at, around.max_ttl).unwrap()).unwrap();
+        replica
+            .insert(decode(&format!("g-{index}"), value.as_bytes(), read_at, around.max_ttl).unwrap())
+            .unwrap();
     }
-    let policy = Policy::compile(sources, &DecisionPath::new("envoy/authz/allow"), Duration::from_secs(5)).unwrap();
+    let policy =
+        Policy::compile(sources, &DecisionPath::new("envoy/authz/allow"), Duration::from_secs(5)).unwrap();
     Checker {
         config: Config {
             identity: vec![
@@ -151,10 +153,26 @@ async fn no_mutation_of_a_request_panics_or_passes_without_a_grant() {
     let seeds = requests();
     let nobody = checker(&Sources::built_in(), &[]);
     let granted = checker(&Sources::built_in(), &[ALICES_GRANT]);
-    let echo = checker(&Sources::from_text("echo.rego", "package envoy.authz\nallow := {\"allowed\": false, \"body\": json.marshal(input)}"), &[ALICES_GRANT]);
+    let echo = checker(
+        &Sources::from_text(
+            "echo.rego",
+            "package envoy.authz\nallow := {\"allowed\": false, \"body\": json.marshal(input)}",
+        ),
+        &[ALICES_GRANT],
+    );
     let dictionary: [&[u8]; 12] = [
-        b"/../", b"%2e", b"%2f", b"//", b"\xff", b"?a=%zz;", b"application/json", b"multipart/form-data; boundary=x",
-        b"x-user", b"content-type", b"{\"a\":[", b"\x00",
+        b"/../",
+        b"%2e",
+        b"%2f",
+        b"//",
+        b"\xff",
+        b"?a=%zz;",
+        b"application/json",
+        b"multipart/form-data; boundary=x",
+        b"x-user",
+        b"content-type",
+        b"{\"a\":[",
+        b"\x00",
     ];
     let (mut tried, mut decoded, mut allowed) = (0_u64, 0_u64, 0_u64);
     let deadline = Instant::now() + fuzz_time();
@@ -170,7 +188,9 @@ async fn no_mutation_of_a_request_panics_or_passes_without_a_grant() {
         if is_allow(&response) {
             allowed += 1;
             let http = request.attributes.as_ref().unwrap().request.as_ref().unwrap().http.as_ref().unwrap();
-            let is_covered = http.path.starts_with("/db/") && !http.path.contains("..") && http.method.eq_ignore_ascii_case("GET");
+            let is_covered = http.path.starts_with("/db/")
+                && !http.path.contains("..")
+                && http.method.eq_ignore_ascii_case("GET");
             assert!(metadata(&response, "grant") == "g-0" && is_covered, "{}", BASE64.encode(&bytes));
         }
         assert!(!is_allow(&echo.check(&request).await));
@@ -186,8 +206,18 @@ fn no_value_of_a_grant_key_panics() {
     let mut random = Random::seeded("grants");
     let full = r#"{"v":1,"id":"g","subject":"user:a","permissions":[{"hosts":["a.*"],"methods":["GET"],"paths":["/x/**"],"grpc_methods":["a.B/*"]}],"not_before":"2026-01-01T00:00:00Z","expires_at":"2030-01-01T00:00:00+01:00","max_uses":3,"conditions":{"source_cidrs":["10.0.0.0/8"]},"roles":["r"],"attributes":{"a":[1,{"b":null}]},"approved_by":["x"],"break_glass":true}"#;
     let seeds = [full, ALICES_GRANT, "{}", "[]"];
-    let dictionary: [&[u8]; 10] =
-        [b"{\"v\":1,", b"\"subject\":", b"\"user:\"", b"null", b"1e999", b"[[[[", b"\\ud800", b"**", b"-1", b"::/129"];
+    let dictionary: [&[u8]; 10] = [
+        b"{\"v\":1,",
+        b"\"subject\":",
+        b"\"user:\"",
+        b"null",
+        b"1e999",
+        b"[[[[",
+        b"\\ud800",
+        b"**",
+        b"-1",
+        b"::/129",
+    ];
     let now = Now { boot: BootTime::from_millis(1), wall: Timestamp::now() };
     let (mut tried, mut read) = (0_u64, 0_u64);
     let deadline = Instant::now() + fuzz_time();
@@ -199,7 +229,10 @@ fn no_value_of_a_grant_key_panics() {
         tried += 1;
         if let Ok(grant) = decode("g", &bytes, read_at, Duration::from_secs(86_400)) {
             read += 1;
-            assert!(grant.subject.as_str().contains(':') && grant.lifetime.remaining(now) <= Duration::from_secs(86_400));
+            assert!(
+                grant.subject.as_str().contains(':')
+                    && grant.lifetime.remaining(now) <= Duration::from_secs(86_400)
+            );
         }
         assert_eq!(PANICS.load(Ordering::SeqCst), 0, "panic on {}", BASE64.encode(&bytes));
     }
@@ -222,7 +255,18 @@ async fn no_result_of_a_policy_panics_or_passes_unless_it_says_so() {
         "false",
     ];
     let dictionary: [&[u8]; 12] = [
-        b"true", b"false", b"null", b"{}", b"[]", b"1e400", b"-0", b"\"\"", b"\"grants\":[],", b"\"allowed\":", b"418", b"\\u0000",
+        b"true",
+        b"false",
+        b"null",
+        b"{}",
+        b"[]",
+        b"1e400",
+        b"-0",
+        b"\"\"",
+        b"\"grants\":[],",
+        b"\"allowed\":",
+        b"418",
+        b"\\u0000",
     ];
     let (mut tried, mut allowed) = (0_u64, 0_u64);
     let deadline = Instant::now() + fuzz_time();

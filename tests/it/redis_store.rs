@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use crate::support::daypass::{Client, Daypass};
 use crate::support::redis::Redis;
-use crate::support::request::{ALICES_GRANT, alice, denied_status, is_allow, metadata, reason, upstream_header};
+use crate::support::request::{
+    ALICES_GRANT, alice, denied_status, is_allow, metadata, reason, upstream_header,
+};
 use crate::support::{PATIENCE, wait_for};
 
 /// How soon a write must show at a check (acceptance of the store, measured in the same run).
@@ -56,7 +58,8 @@ async fn a_set_is_seen_by_the_next_check_and_so_is_a_del() {
         granted.push(until(&mut client, "grant").await);
         let response = client.check(alice()).await;
         assert_eq!(metadata(&response, "grant"), id);
-        let left: u64 = upstream_header(&response, "x-envoy-upstream-stream-duration-ms").unwrap().parse().unwrap();
+        let left: u64 =
+            upstream_header(&response, "x-envoy-upstream-stream-duration-ms").unwrap().parse().unwrap();
         assert!((50_000..=60_000).contains(&left), "{left}");
         del(&redis, &id);
         revoked.push(until(&mut client, "no_grant").await);
@@ -114,16 +117,16 @@ async fn what_is_no_grant_is_refused_and_counted_while_others_go_on() {
     let binary = [b"{jit}:grant:\xff\xfe".to_vec(), vec![b'k'; 10_000]].concat();
     redis::cmd("SET").arg(binary).arg("x").arg("PX").arg(60_000).query::<()>(&mut connection).unwrap();
     for (reason, count) in [
-        ("no_ttl", 1.0),
-        ("too_large", 1.0),
-        ("wrong_type", 1.0),
-        ("not_json", 1.0),
-        ("ttl_too_long", 1.0),
-        ("bad_version", 1.0),
-        ("unknown_field", 1.0),
-        ("bad_id", 2.0),
-        ("bad_subject", 1.0),
-        ("bad_permission", 1.0),
+        ("no_ttl", 1),
+        ("too_large", 1),
+        ("wrong_type", 1),
+        ("not_json", 1),
+        ("ttl_too_long", 1),
+        ("bad_version", 1),
+        ("unknown_field", 1),
+        ("bad_id", 2),
+        ("bad_subject", 1),
+        ("bad_permission", 1),
     ] {
         let series = format!("daypass_grants_refused_total{{reason=\"{reason}\"}}");
         wait_for(&format!("{series} to be {count}"), || (daypass.metric(&series) >= count).then_some(()));
@@ -221,7 +224,12 @@ async fn converges_after_whatever_happened() {
         for _ in 0..200 {
             let key = format!("{{jit}}:grant:g-{}", next(20));
             let command = match next(100) {
-                0..=54 => redis::cmd("SET").arg(&key).arg(ALICES_GRANT.replace("alice", &format!("u-{}", next(20)))).arg("PX").arg(60_000).take(),
+                0..=54 => redis::cmd("SET")
+                    .arg(&key)
+                    .arg(ALICES_GRANT.replace("alice", &format!("u-{}", next(20))))
+                    .arg("PX")
+                    .arg(60_000)
+                    .take(),
                 55..=89 => redis::cmd("DEL").arg(&key).take(),
                 90..=95 => redis::cmd("PERSIST").arg(&key).take(),
                 96..=97 => redis::cmd("CLIENT").arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"]).take(),
@@ -235,7 +243,9 @@ async fn converges_after_whatever_happened() {
             let key = format!("{{jit}}:grant:g-{number}");
             let value: Option<String> = redis::cmd("GET").arg(&key).query(&mut connection).unwrap();
             let ttl: i64 = redis::cmd("PTTL").arg(&key).query(&mut connection).unwrap();
-            let record = value.filter(|_| ttl > 0).map(|value| serde_json::from_str::<serde_json::Value>(&value).unwrap());
+            let record = value
+                .filter(|_| ttl > 0)
+                .map(|value| serde_json::from_str::<serde_json::Value>(&value).unwrap());
             holders.extend(record.map(|record| record["subject"].as_str().unwrap().replace("user:", "")));
         }
         let deadline = Instant::now() + PATIENCE;
@@ -294,14 +304,21 @@ async fn the_grant_api_writes_the_keys_that_anybody_may_write() {
     let daypass = Daypass::start(&["--store", &redis.url(), "--config", &config]);
     wait_for("the first copy", || (daypass.ops("/readyz").0 == 200).then_some(()));
     let mut client = daypass.client().await;
-    daypass.grant(&["create", "--id", "g1", "--subject", "user:alice", "--host", "orders.svc", "--ttl", "1m"]).unwrap();
+    daypass
+        .grant(&["create", "--id", "g1", "--subject", "user:alice", "--host", "orders.svc", "--ttl", "1m"])
+        .unwrap();
     until(&mut client, "grant").await;
     let mut connection = redis.connect();
     let value: String = redis::cmd("GET").arg("{jit}:grant:g1").query(&mut connection).unwrap();
     assert_eq!(value, r#"{"v":1,"id":"g1","subject":"user:alice","permissions":[{"hosts":["orders.svc"]}]}"#);
     let ttl: i64 = redis::cmd("PTTL").arg("{jit}:grant:g1").query(&mut connection).unwrap();
     assert!((50_000..=60_000).contains(&ttl), "{ttl}");
-    assert!(daypass.grant(&["create", "--id", "g1", "--subject", "user:bob", "--ttl", "1m"]).unwrap_err().contains("exists"));
+    assert!(
+        daypass
+            .grant(&["create", "--id", "g1", "--subject", "user:bob", "--ttl", "1m"])
+            .unwrap_err()
+            .contains("exists")
+    );
     assert!(daypass.grant(&["ls"]).unwrap().contains("g1"));
     daypass.grant(&["revoke", "--subject", "user:alice"]).unwrap();
     until(&mut client, "no_grant").await;

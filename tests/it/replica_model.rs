@@ -58,7 +58,8 @@ struct Asked {
 const SUBJECTS: [&str; 4] = ["user:alice", "user:bob", "group:sre", "workload:spiffe://td/web"];
 const HOSTS: [&str; 4] = ["orders.svc", "orders.prod.svc", "ORDERS.svc:80", "other"];
 const HOST_GLOBS: [&str; 5] = ["orders.svc", "orders.*", "orders.**", "*.svc", "Other"];
-const PATHS: [&str; 9] = ["/", "/db", "/db/", "/db/a", "/db/a/b?x=/../c", "/admin", "/db/../admin", "/%64b/a", "/db//a"];
+const PATHS: [&str; 9] =
+    ["/", "/db", "/db/", "/db/a", "/db/a/b?x=/../c", "/admin", "/db/../admin", "/%64b/a", "/db//a"];
 const PATH_GLOBS: [&str; 6] = ["/db/**", "/db/*", "/db", "/**", "**/a", "/*/a*"];
 
 fn permission() -> impl Strategy<Value = WrittenPermission> {
@@ -97,7 +98,13 @@ fn change() -> impl Strategy<Value = Change> {
 }
 
 fn asked() -> impl Strategy<Value = Asked> {
-    (vec(select(&SUBJECTS), 0..3), select(&HOSTS), select(vec!["GET", "POST", "get"]), select(&PATHS), select(vec!["10.1.1.1", "192.0.2.7", "::1"]))
+    (
+        vec(select(&SUBJECTS), 0..3),
+        select(&HOSTS),
+        select(vec!["GET", "POST", "get"]),
+        select(&PATHS),
+        select(vec!["10.1.1.1", "192.0.2.7", "::1"]),
+    )
         .prop_map(|(mut principals, host, method, path, source)| {
             principals.sort_unstable();
             principals.dedup();
@@ -130,7 +137,8 @@ impl Written {
             value["conditions"] = serde_json::json!({"source_cidrs": [cidr]});
         }
         let read_at = ReadAt { sent: NOW, ttl: Ttl::Left(Duration::from_millis(self.ttl_ms)) };
-        decode(&format!("g-{}", self.id), value.to_string().as_bytes(), read_at, Duration::from_secs(86_400)).unwrap()
+        decode(&format!("g-{}", self.id), value.to_string().as_bytes(), read_at, Duration::from_secs(86_400))
+            .unwrap()
     }
 
     /// The definition, in the words of the contract and with none of the code under test.
@@ -148,7 +156,8 @@ impl Written {
             Some(_) => asked.source == "::1",
         };
         let given = |list: &Option<Vec<&str>>, value: &str, separator: &str, fold: fn(&str) -> String| {
-            list.as_ref().is_none_or(|list| list.iter().any(|glob| glob_matches(&fold(glob), value, separator)))
+            list.as_ref()
+                .is_none_or(|list| list.iter().any(|glob| glob_matches(&fold(glob), value, separator)))
         };
         let permits = |p: &WrittenPermission| {
             given(&p.hosts, &host, "\\.", str::to_lowercase)

@@ -19,7 +19,8 @@ async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let socket = format!("unix://{}", dir.path().join("d.sock").display());
     let first = Daypass::start(&["--listen", &socket]);
     assert_eq!(reason(&first.client().await.check(alice()).await), "no_grant");
-    let log = Daypass::try_start(&Arc::new(tempfile::tempdir().unwrap()), &["--listen", &socket]).err().unwrap();
+    let log =
+        Daypass::try_start(&Arc::new(tempfile::tempdir().unwrap()), &["--listen", &socket]).err().unwrap();
     assert!(log.contains("another process answers there"), "{log}");
     first.process.signal("-KILL");
     drop(first);
@@ -89,7 +90,8 @@ async fn health_answers_for_the_service_that_envoy_asks_for() {
     let daypass = Daypass::start(&["--reflection"]);
     let mut health = HealthClient::new(channel(&daypass.check).await);
     for service in ["", "envoy.service.auth.v3.Authorization"] {
-        let answer = health.check(HealthCheckRequest { service: service.to_owned() }).await.unwrap().into_inner();
+        let answer =
+            health.check(HealthCheckRequest { service: service.to_owned() }).await.unwrap().into_inner();
         assert_eq!(answer.status(), ServingStatus::Serving, "{service:?}");
     }
     assert_eq!(daypass.ops("/livez"), (200, "ok\n".to_owned()));
@@ -101,11 +103,15 @@ async fn health_answers_for_the_service_that_envoy_asks_for() {
 async fn metrics_count_by_outcome_and_reason() {
     let daypass = Daypass::start(&[]);
     daypass.client().await.check(alice()).await;
-    assert_eq!(daypass.metric("daypass_checks_total{outcome=\"deny\",reason=\"no_grant\"}"), 1.0);
-    assert_eq!(daypass.metric("daypass_check_duration_seconds_count"), 1.0);
-    assert_eq!(daypass.metric("daypass_policy_evaluation_seconds_count"), 1.0);
-    assert_eq!(daypass.metric("daypass_policy_loads_total{result=\"ok\"}"), 1.0);
-    assert_eq!(daypass.metric("daypass_replica_fresh"), 1.0);
+    for series in [
+        "daypass_checks_total{outcome=\"deny\",reason=\"no_grant\"}",
+        "daypass_check_duration_seconds_count",
+        "daypass_policy_evaluation_seconds_count",
+        "daypass_policy_loads_total{result=\"ok\"}",
+        "daypass_replica_fresh",
+    ] {
+        assert_eq!(daypass.metric(series), 1, "{series}");
+    }
 }
 
 #[tokio::test]
@@ -113,7 +119,9 @@ async fn the_decision_log_has_one_masked_line_per_check() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let path = dir.path().join("decisions");
     let daypass = Daypass::start_in(&dir, &["--decision-log", &path.display().to_string()]);
-    daypass.grant(&["create", "--id", "g1", "--subject", "user:alice", "--host", "orders.svc", "--ttl", "1m"]).unwrap();
+    daypass
+        .grant(&["create", "--id", "g1", "--subject", "user:alice", "--host", "orders.svc", "--ttl", "1m"])
+        .unwrap();
     let mut client = daypass.client().await;
     let allowed = client.check(alice()).await;
     client.check(request("bob", "GET", "orders.svc", "/x?token=s3cret")).await;
@@ -122,7 +130,8 @@ async fn the_decision_log_has_one_masked_line_per_check() {
         std::fs::read_to_string(&path).ok().filter(|text| text.lines().count() == 3)
     });
     assert!(!text.contains("s3cret"), "{text}");
-    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines[0]["allowed"], true);
     assert_eq!(lines[0]["grants"][0], "g1");
     assert_eq!(lines[0]["decision_id"], metadata(&allowed, "decision_id"));
@@ -155,14 +164,22 @@ async fn both_ways_of_sending_headers_give_one_decision() {
         }),
     };
     let mapped = HttpRequest {
-        headers: [("x-a".to_owned(), "1,2".to_owned()), ("content-type".to_owned(), "application/json".to_owned())].into(),
+        headers: [
+            ("x-a".to_owned(), "1,2".to_owned()),
+            ("content-type".to_owned(), "application/json".to_owned()),
+        ]
+        .into(),
         ..HttpRequest::default()
     };
     let listed = HttpRequest {
         header_map: Some(HeaderMap {
             headers: pairs
                 .iter()
-                .map(|(key, value)| HeaderValue { key: (*key).into(), raw_value: value.as_bytes().to_vec(), ..HeaderValue::default() })
+                .map(|(key, value)| HeaderValue {
+                    key: (*key).into(),
+                    raw_value: value.as_bytes().to_vec(),
+                    ..HeaderValue::default()
+                })
                 .collect(),
         }),
         ..HttpRequest::default()
@@ -179,9 +196,10 @@ async fn more_checks_at_once_than_allowed_are_denied_not_queued_for_ever() {
     let config = write_file(dir.path(), "d.yaml", "limits: {max_message_bytes: 2000}\n");
     let daypass = Daypass::start_in(&dir, &["--config", &config]);
     let large = request("alice", "GET", "orders.svc", &format!("/{}", "x".repeat(3000)));
-    let mut client = envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient::new(
-        channel(&daypass.check).await,
-    );
+    let mut client =
+        envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient::new(
+            channel(&daypass.check).await,
+        );
     let status = client.check(large).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::OutOfRange, "{status:?}");
     assert!(client.check(alice()).await.is_ok());
@@ -190,14 +208,19 @@ async fn more_checks_at_once_than_allowed_are_denied_not_queued_for_ever() {
 #[test]
 fn mistakes_at_start_say_what_where_and_what_to_do() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
-    let broken = write_file(dir.path(), "broken.rego", "package envoy.authz\n\nallow if {\n  nope(input)\n}\n");
+    let broken =
+        write_file(dir.path(), "broken.rego", "package envoy.authz\n\nallow if {\n  nope(input)\n}\n");
     let good = write_file(dir.path(), "good.rego", "package envoy.authz\n\nallow := true\n");
     let bad_config = write_file(dir.path(), "bad.yaml", "listen: 127.0.0.1:0\nlimit: {}\n");
     let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = holder.local_addr().unwrap().to_string();
     for (args, code, message) in [
         (&["serve", "--validate", "--policy", &broken][..], 2, "broken.rego:4:3: unknown function `nope`"),
-        (&["serve", "--policy", &broken, "--data-dir", "/tmp/unused", "--store", "embedded:memory"], 1, "broken.rego:4:3"),
+        (
+            &["serve", "--policy", &broken, "--data-dir", "/tmp/unused", "--store", "embedded:memory"],
+            1,
+            "broken.rego:4:3",
+        ),
         (&["serve", "--validate", "--config", &bad_config], 2, "bad.yaml:2: unknown key `limit`"),
         (&["serve", "--validate", "--config", "/nowhere.yaml"], 2, "/nowhere.yaml: cannot be read"),
         (&["serve", "--validate", "--policy", "/nowhere"], 2, "/nowhere: cannot be read"),
@@ -216,10 +239,23 @@ fn mistakes_at_start_say_what_where_and_what_to_do() {
     let log = Daypass::try_start(&dir, &["--listen", &taken]).err().unwrap();
     assert!(log.contains("Address already in use") && log.contains("change it with --listen"), "{log}");
     let unwritable = std::process::Command::new(env!("CARGO_BIN_EXE_daypass"))
-        .args(["serve", "--data-dir", "/proc/nowhere", "--listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"])
+        .args([
+            "serve",
+            "--data-dir",
+            "/proc/nowhere",
+            "--listen",
+            "127.0.0.1:0",
+            "--api-listen",
+            "127.0.0.1:0",
+            "--ops-listen",
+            "127.0.0.1:0",
+        ])
         .output()
         .unwrap();
-    assert!(String::from_utf8_lossy(&unwritable.stderr).contains("the data directory /proc/nowhere cannot be used"));
+    assert!(
+        String::from_utf8_lossy(&unwritable.stderr)
+            .contains("the data directory /proc/nowhere cannot be used")
+    );
 }
 
 #[tokio::test]
@@ -228,8 +264,14 @@ async fn dry_run_lets_denials_pass_and_says_so() {
     let mut client = daypass.client().await;
     let response = client.check(alice()).await;
     assert!(is_allow(&response));
-    assert_eq!((reason(&response).as_str(), metadata(&response, "would_deny").as_str()), ("dry_run", "no_grant"));
-    assert!(!is_allow(&client.check(request("a", "GET", "h", "/%zz")).await), "what cannot be read stays denied");
+    assert_eq!(
+        (reason(&response).as_str(), metadata(&response, "would_deny").as_str()),
+        ("dry_run", "no_grant")
+    );
+    assert!(
+        !is_allow(&client.check(request("a", "GET", "h", "/%zz")).await),
+        "what cannot be read stays denied"
+    );
 }
 
 #[test]

@@ -72,8 +72,9 @@ pub fn shared(name: &str) -> Option<PathBuf> {
 /// A tool that a test cannot do without.
 pub fn tool(name: &str) -> Option<PathBuf> {
     let private = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/venv/bin").join(name);
-    let on_path = std::env::var_os("PATH")
-        .and_then(|paths| std::env::split_paths(&paths).map(|dir| dir.join(name)).find(|path| path.is_file()));
+    let on_path = std::env::var_os("PATH").and_then(|paths| {
+        std::env::split_paths(&paths).map(|dir| dir.join(name)).find(|path| path.is_file())
+    });
     let found = private.is_file().then_some(private).or(on_path);
     if found.is_none() {
         skip(&format!("{name} is not installed; `make tools` installs it"));

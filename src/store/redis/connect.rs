@@ -40,7 +40,9 @@ impl FromStr for RedisUrl {
     type Err = RedisUrlError;
 
     fn from_str(text: &str) -> Result<Self, RedisUrlError> {
-        let (scheme, _) = text.split_once("://").ok_or_else(|| RedisUrlError::Unsupported("a text without ://".to_owned()))?;
+        let (scheme, _) = text
+            .split_once("://")
+            .ok_or_else(|| RedisUrlError::Unsupported("a text without ://".to_owned()))?;
         if !matches!(scheme, "redis" | "rediss" | "unix") {
             return Err(RedisUrlError::Unsupported(format!("{scheme}://")));
         }
@@ -85,8 +87,9 @@ pub async fn open(
     }
     let tcp = TcpSettings::default().set_nodelay(true);
     let client = Client::open(info.set_redis_settings(settings).set_tcp_settings(tcp))?;
-    let mut options =
-        AsyncConnectionConfig::new().set_connection_timeout(Some(timeout)).set_response_timeout(Some(timeout));
+    let mut options = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(timeout))
+        .set_response_timeout(Some(timeout));
     if let Some(on_push) = on_push {
         options = options.set_push_sender(move |push: PushInfo| -> Result<(), ()> {
             on_push(push);
@@ -102,7 +105,9 @@ mod tests {
 
     #[test]
     fn urls() {
-        for good in ["redis://h", "redis://u:p@h:6380/2", "rediss://h", "unix:///run/redis.sock", "unix:///r?db=1"] {
+        for good in
+            ["redis://h", "redis://u:p@h:6380/2", "rediss://h", "unix:///run/redis.sock", "unix:///r?db=1"]
+        {
             assert!(good.parse::<RedisUrl>().is_ok(), "{good}");
         }
         for bad in ["", "h:6379", "http://h", "redis+sentinel://a,b/m", "redis+cluster://a", "redis://h/x"] {

@@ -247,16 +247,23 @@ impl Session {
         {
             // A grant that changed during the pass and was read by nobody yet has a token, and a change waiting.
             let tokens = self.tokens();
-            self.around.replica.end_pass(|id| tokens.contains_key(&format!("{}{id}", self.keys.grant_prefix())));
+            self.around
+                .replica
+                .end_pass(|id| tokens.contains_key(&format!("{}{id}", self.keys.grant_prefix())));
             self.is_synced.store(true, Ordering::Release);
         }
         self.around.metrics.count_resync();
         Ok(())
     }
 
-    async fn read_in(&self, connection: &mut MultiplexedConnection, keys: &[String]) -> Result<(), SessionEnd> {
+    async fn read_in(
+        &self,
+        connection: &mut MultiplexedConnection,
+        keys: &[String],
+    ) -> Result<(), SessionEnd> {
         // A key that cannot be a grant's is not worth a read, and one that is not text could not be read by name.
-        let is_grant = |key: &&String| self.keys.grant_id(key).is_some_and(|id| id.parse::<GrantId>().is_ok());
+        let is_grant =
+            |key: &&String| self.keys.grant_id(key).is_some_and(|id| id.parse::<GrantId>().is_ok());
         let (keys, others): (Vec<&String>, Vec<&String>) = keys.iter().partition(is_grant);
         for key in others {
             self.tokens().remove(key);

@@ -70,7 +70,8 @@ impl Daypass {
             }
         });
         let listening = wait_for("daypass to listen or end", || {
-            let found = log.lock().unwrap().lines().find(|line| line.contains("listening check=")).map(str::to_owned);
+            let found =
+                log.lock().unwrap().lines().find(|line| line.contains("listening check=")).map(str::to_owned);
             found.map(Some).or_else(|| reader.is_finished().then_some(None))
         });
         let Some(line) = listening else { return Err(log.lock().unwrap().clone()) };
@@ -111,10 +112,12 @@ impl Daypass {
         http_get(&self.ops, path)
     }
 
-    pub fn metric(&self, name: &str) -> f64 {
+    /// The value of one series, whole numbers only; 0 if it is not there.
+    pub fn metric(&self, name: &str) -> u64 {
         let (_, text) = self.ops("/metrics");
-        let line = text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
-        line.and_then(|line| line.rsplit(' ').next()).and_then(|value| value.parse().ok()).unwrap_or(0.0)
+        let line =
+            text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
+        line.and_then(|line| line.rsplit(' ').next()).and_then(|value| value.parse().ok()).unwrap_or(0)
     }
 }
 

@@ -29,7 +29,9 @@ impl Redis {
 
     fn spawn(port: u16, dir: &TempDir, arguments: &[String]) -> Process {
         let mut command = Command::new(tool("redis-server").unwrap());
-        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"]).arg(dir.path());
+        command
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
+            .arg(dir.path());
         // DEBUG is how active expiry is switched off.
         command.args(["--enable-debug-command", "yes"]).args(arguments);
         Process::spawn(command.stdout(Stdio::null()).stderr(Stdio::null()))

@@ -16,7 +16,13 @@ pub fn request(user: &str, method: &str, host: &str, path: &str) -> CheckRequest
     let claims = Struct { fields: [("sub".to_owned(), text(user))].into() };
     let payload = Value { kind: Some(Kind::StructValue(claims)) };
     let filter = Struct { fields: [("jwt_payload".to_owned(), payload)].into() };
-    let headers = [(":method", method), (":authority", host), (":path", path), ("x-request-id", "r-1"), ("authorization", "Bearer s3cret")];
+    let headers = [
+        (":method", method),
+        (":authority", host),
+        (":path", path),
+        ("x-request-id", "r-1"),
+        ("authorization", "Bearer s3cret"),
+    ];
     CheckRequest {
         attributes: Some(AttributeContext {
             source: Some(Peer {
@@ -34,7 +40,10 @@ pub fn request(user: &str, method: &str, host: &str, path: &str) -> CheckRequest
                     method: method.to_owned(),
                     host: host.to_owned(),
                     path: path.to_owned(),
-                    headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+                    headers: headers
+                        .iter()
+                        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                        .collect(),
                     ..HttpRequest::default()
                 }),
                 ..Request::default()
@@ -54,8 +63,7 @@ pub fn alice() -> CheckRequest {
 }
 
 /// The value of a grant that covers [`alice`].
-pub const ALICES_GRANT: &str =
-    r#"{"v":1,"subject":"user:alice","permissions":[{"hosts":["orders.svc"],"methods":["GET"],"paths":["/db/**"]}]}"#;
+pub const ALICES_GRANT: &str = r#"{"v":1,"subject":"user:alice","permissions":[{"hosts":["orders.svc"],"methods":["GET"],"paths":["/db/**"]}]}"#;
 
 pub fn is_allow(response: &CheckResponse) -> bool {
     response.status.as_ref().expect("a response without a status is an allow to Envoy").code == 0
@@ -66,7 +74,12 @@ pub fn reason(response: &CheckResponse) -> String {
 }
 
 pub fn metadata(response: &CheckResponse, name: &str) -> String {
-    match response.dynamic_metadata.as_ref().and_then(|found| found.fields.get(name)).and_then(|v| v.kind.as_ref()) {
+    match response
+        .dynamic_metadata
+        .as_ref()
+        .and_then(|found| found.fields.get(name))
+        .and_then(|v| v.kind.as_ref())
+    {
         Some(Kind::StringValue(text)) => text.clone(),
         Some(other) => format!("{other:?}"),
         None => String::new(),
@@ -91,5 +104,9 @@ pub fn denied_body(response: &CheckResponse) -> String {
 /// A header that the upstream gets.
 pub fn upstream_header(response: &CheckResponse, name: &str) -> Option<String> {
     let Some(HttpResponse::OkResponse(ok)) = &response.http_response else { return None };
-    ok.headers.iter().filter_map(|option| option.header.as_ref()).find(|h| h.key == name).map(|h| h.value.clone())
+    ok.headers
+        .iter()
+        .filter_map(|option| option.header.as_ref())
+        .find(|h| h.key == name)
+        .map(|h| h.value.clone())
 }

