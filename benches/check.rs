@@ -78,6 +78,7 @@ fn main() {
         check_request().encoded_len()
     );
     println!("{:24} {:>14} {:>12} {:>10} {:>10}", "", "CPU us/check", "checks/s", "p50 ms", "p99 ms");
+    assert_rests_on_a_grant(&daypass.check);
     let load = |server: &Server| server.load(&h2load, &body, checks, dir.path());
     // Engines, allocators and branch predictors warm up first.
     load(&bare);
@@ -342,6 +343,21 @@ fn check_request() -> CheckRequest {
             ..AttributeContext::default()
         }),
     }
+}
+
+/// What is measured is the answer that matters: an allow, under a grant, with its deadline.
+fn assert_rests_on_a_grant(address: &str) {
+    use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
+    use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let response = runtime.block_on(async {
+        let mut client = AuthorizationClient::connect(format!("http://{address}")).await.unwrap();
+        client.check(check_request()).await.unwrap().into_inner()
+    });
+    let Some(HttpResponse::OkResponse(ok)) = response.http_response else { panic!("not allowed") };
+    assert!(ok.headers.iter().any(|option| {
+        option.header.as_ref().is_some_and(|header| header.key == "x-envoy-upstream-stream-duration-ms")
+    }));
 }
 
 /// A gRPC message: not compressed, four bytes of length, the protobuf.

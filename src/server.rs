@@ -388,3 +388,18 @@ impl Vital {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_vital_task_to_end_names_itself_and_its_reason() {
+        let mut vital = Vital::default();
+        vital.spawn_endless(std::future::pending());
+        vital.spawn("the store", async { Err::<(), _>("disk on fire") });
+        assert_eq!(vital.first_end().await.to_string(), "the store ended: disk on fire");
+        vital.spawn_endless(async { panic!("a bug") });
+        assert!(vital.first_end().await.to_string().contains("a task ended"));
+    }
+}

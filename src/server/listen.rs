@@ -17,9 +17,9 @@ const SOCKET_MODE: u32 = 0o660;
 
 #[derive(Debug, Error)]
 pub enum ListenError {
-    #[error("cannot listen on {address}: {source} (change it with {flag})")]
+    #[error("cannot listen on {address} (change it with {flag})")]
     Tcp { flag: &'static str, address: SocketAddr, source: io::Error },
-    #[error("cannot listen on unix://{}: {source} (change it with --listen)", .path.display())]
+    #[error("cannot listen on unix://{} (change it with --listen)", .path.display())]
     Unix { path: PathBuf, source: io::Error },
     #[error("cannot listen on unix://{}: another process answers there (change it with --listen)", .0.display())]
     InUse(PathBuf),

@@ -2,23 +2,19 @@
 //!
 //! Each part runs for `FUZZ_SECONDS` (a few by default), from a seed that it prints and that `FUZZ_SEED` repeats.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use data_encoding::BASE64;
-use daypass::authz::{BodyParsing, Checker, Config, Enforcement, IdentitySource, StreamLimits, Wanted};
-use daypass::clock::{BootTime, Clock, Now};
-use daypass::metrics::Metrics;
-use daypass::policy::{DecisionPath, Policy, Sources};
-use daypass::replica::{Replica, Staleness};
+use daypass::clock::{BootTime, Now};
+use daypass::policy::Sources;
 use daypass::store::record::{ReadAt, Ttl, decode};
-use daypass::store::{EmbeddedStore, Store, Surroundings};
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request};
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
 use jiff::Timestamp;
 use prost::Message;
 
+use crate::support::checker::checker;
 use crate::support::request::{ALICES_GRANT, alice, is_allow, metadata, reason};
 use crate::support::shared;
 
@@ -78,49 +74,6 @@ impl Random {
                 }
             }
         }
-    }
-}
-
-fn checker(sources: &Sources, grants: &[&str]) -> Checker {
-    let metrics = Arc::new(Metrics::new().unwrap());
-    let replica = Arc::new(Replica::new(Staleness::Local, 100));
-    let around = Surroundings {
-        replica: Arc::clone(&replica),
-        metrics: Arc::clone(&metrics),
-        clock: Clock::System,
-        max_ttl: Duration::from_secs(86_400),
-    };
-    for (index, value) in grants.iter().enumerate() {
-        let read_at = ReadAt { sent: Clock::System.now(), ttl: Ttl::Left(Duration::from_secs(80_000)) };
-        replica
-            .insert(decode(&format!("g-{index}"), value.as_bytes(), read_at, around.max_ttl).unwrap())
-            .unwrap();
-    }
-    let policy =
-        Policy::compile(sources, &DecisionPath::new("envoy/authz/allow"), Duration::from_secs(5)).unwrap();
-    Checker {
-        config: Config {
-            identity: vec![
-                IdentitySource::defaults().remove(0),
-                IdentitySource::Peer,
-                IdentitySource::Xfcc { trusted_hops: 1 },
-                IdentitySource::Header { name: "x-user".into(), kind: daypass::principal::Kind::User },
-            ],
-            body_parsing: BodyParsing::On,
-            enforcement: Enforcement::Enforce,
-            stream: StreamLimits { lease: None, retry_horizon: Duration::from_secs(60) },
-            check_timeout: Duration::from_secs(10),
-            settle_timeout: Duration::from_millis(10),
-            max_concurrent_checks: 10,
-        },
-        wanted: Wanted::by(policy.reads()),
-        policy: Arc::new(policy),
-        replica,
-        store: Arc::new(Store::Embedded(Arc::new(EmbeddedStore::in_memory(around).unwrap()))),
-        metrics,
-        log: None,
-        clock: Clock::System,
-        in_flight: AtomicUsize::new(0),
     }
 }
 

@@ -2,6 +2,8 @@
 
 mod support;
 
+mod checker;
+mod documents;
 mod embedded;
 mod envoy;
 mod golden;

@@ -191,7 +191,7 @@ async fn both_ways_of_sending_headers_give_one_decision() {
 }
 
 #[tokio::test]
-async fn more_checks_at_once_than_allowed_are_denied_not_queued_for_ever() {
+async fn a_message_over_the_limit_is_refused_and_the_next_one_is_not() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let config = write_file(dir.path(), "d.yaml", "limits: {max_message_bytes: 2000}\n");
     let daypass = Daypass::start_in(&dir, &["--config", &config]);

@@ -1,0 +1,82 @@
+//! What the documents show is what the code takes.
+
+use std::path::Path;
+use std::time::Duration;
+
+use daypass::cli::ServeArgs;
+use daypass::clock::Clock;
+use daypass::config::Config;
+use daypass::policy::{DecisionPath, Policy, Sources};
+use daypass::store::record::{ReadAt, Ttl, decode};
+
+use crate::support::daypass::{Daypass, write_file};
+use crate::support::redis::Redis;
+use crate::support::request::{ALICES_GRANT, alice, reason};
+use crate::support::wait_for;
+
+fn document(name: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name)).unwrap()
+}
+
+/// The fenced blocks of one language.
+fn blocks(text: &str, language: &str) -> Vec<String> {
+    let fence = format!("```{language}\n");
+    text.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn policies_compile() {
+    let examples = blocks(&document("policies.md"), "rego");
+    assert!(examples.len() >= 2);
+    for example in examples {
+        let policy = Policy::compile(
+            &Sources::from_text("example.rego", &example),
+            &DecisionPath::new("envoy/authz/allow"),
+            Duration::from_millis(50),
+        );
+        assert!(policy.is_ok(), "{example}\n{}", policy.err().unwrap());
+    }
+}
+
+#[test]
+fn the_configuration_is_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let example = blocks(&document("configuration.md"), "yaml").remove(0);
+    let path = write_file(dir.path(), "daypass.yaml", &example);
+    let args = ServeArgs { config: Some(path.into()), ..ServeArgs::default() };
+    let config = Config::load_with(&args, &|_| None);
+    assert!(config.is_ok(), "{}", config.unwrap_err());
+}
+
+#[test]
+fn the_grant_is_one() {
+    let example = blocks(&document("grant-key.md"), "json").remove(0);
+    let read_at = ReadAt { sent: Clock::System.now(), ttl: Ttl::Left(Duration::from_secs(60)) };
+    assert!(decode("g", example.as_bytes(), read_at, Duration::from_secs(60)).is_ok());
+}
+
+/// A sidecar lives on the permissions that the document lists, and cannot give access with them.
+#[tokio::test]
+async fn the_acl_of_sidecars_is_enough_and_no_more() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let text = document("grant-key.md");
+    let rules = text.lines().find(|line| line.trim_start().starts_with("on >password")).unwrap();
+    let mut command = redis::cmd("ACL");
+    command.arg("SETUSER").arg("sidecar").arg(rules.split_whitespace().collect::<Vec<_>>());
+    command.query::<()>(&mut redis.connect()).unwrap();
+    let url = format!("redis://sidecar:password@127.0.0.1:{}", redis.port);
+    let daypass = Daypass::start(&["--store", &url]);
+    wait_for("the first copy", || (daypass.ops("/readyz").0 == 200).then_some(()));
+    let limited = ALICES_GRANT.replace("\"v\":1", "\"v\":1,\"max_uses\":1");
+    let mut set = redis::cmd("SET");
+    set.arg("{jit}:grant:g").arg(limited).arg("PX").arg(60_000);
+    set.query::<()>(&mut redis.connect()).unwrap();
+    let mut client = daypass.client().await;
+    let mut reasons = Vec::new();
+    while reasons.last().is_none_or(|last| last != "uses_exhausted") && reasons.len() < 10_000 {
+        reasons.push(reason(&client.check(alice()).await));
+    }
+    assert_eq!(reasons.iter().filter(|reason| *reason == "grant").count(), 1, "{:?}", reasons.last());
+    let denied = daypass.grant(&["create", "--subject", "user:mallory", "--ttl", "1m"]).unwrap_err();
+    assert!(denied.contains("cannot be reached"), "{denied}");
+}

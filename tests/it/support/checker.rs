@@ -1,0 +1,56 @@
+//! The check path of the library, without a server around it.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use daypass::authz::{BodyParsing, Checker, Config, Enforcement, IdentitySource, StreamLimits, Wanted};
+use daypass::clock::Clock;
+use daypass::metrics::Metrics;
+use daypass::policy::{DecisionPath, Policy, Sources};
+use daypass::replica::{Replica, Staleness};
+use daypass::store::record::{ReadAt, Ttl, decode};
+use daypass::store::{EmbeddedStore, Store, Surroundings};
+
+pub fn checker(sources: &Sources, grants: &[&str]) -> Checker {
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let replica = Arc::new(Replica::new(Staleness::Local, 100));
+    let around = Surroundings {
+        replica: Arc::clone(&replica),
+        metrics: Arc::clone(&metrics),
+        clock: Clock::System,
+        max_ttl: Duration::from_secs(86_400),
+    };
+    for (index, value) in grants.iter().enumerate() {
+        let read_at = ReadAt { sent: Clock::System.now(), ttl: Ttl::Left(Duration::from_secs(80_000)) };
+        replica
+            .insert(decode(&format!("g-{index}"), value.as_bytes(), read_at, around.max_ttl).unwrap())
+            .unwrap();
+    }
+    let policy =
+        Policy::compile(sources, &DecisionPath::new("envoy/authz/allow"), Duration::from_secs(5)).unwrap();
+    Checker {
+        config: Config {
+            identity: vec![
+                IdentitySource::defaults().remove(0),
+                IdentitySource::Peer,
+                IdentitySource::Xfcc { trusted_hops: 1 },
+                IdentitySource::Header { name: "x-user".into(), kind: daypass::principal::Kind::User },
+            ],
+            body_parsing: BodyParsing::On,
+            enforcement: Enforcement::Enforce,
+            stream: StreamLimits { lease: None, retry_horizon: Duration::from_secs(60) },
+            check_timeout: Duration::from_secs(10),
+            settle_timeout: Duration::from_millis(10),
+            max_concurrent_checks: 1,
+        },
+        wanted: Wanted::by(policy.reads()),
+        policy: Arc::new(policy),
+        replica,
+        store: Arc::new(Store::Embedded(Arc::new(EmbeddedStore::in_memory(around).unwrap()))),
+        metrics,
+        log: None,
+        clock: Clock::System,
+        in_flight: AtomicUsize::new(0),
+    }
+}
