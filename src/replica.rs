@@ -239,6 +239,11 @@ impl Replica {
     }
 
     #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.len() >= self.max_grants
+    }
+
+    #[must_use]
     pub fn len(&self) -> usize {
         self.read().by_id.len()
     }

@@ -33,6 +33,8 @@ pub enum StoreError {
     AlreadyExists,
     #[error("not a grant: {}", .0.code())]
     Invalid(Refusal),
+    #[error("the store holds its maximum of grants")]
+    Full,
     /// Try again later; nobody knows whether a write happened.
     #[error("the store cannot be reached")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -145,6 +145,7 @@ fn status(error: &StoreError) -> Status {
     match error {
         StoreError::NotFound => Status::not_found(error.to_string()),
         StoreError::AlreadyExists => Status::already_exists(error.to_string()),
+        StoreError::Full => Status::resource_exhausted("the store holds `max_grants` grants"),
         StoreError::Invalid(refusal) => Status::invalid_argument(format!("not a grant: {}", refusal.code())),
         StoreError::Unavailable(source) => {
             tracing::error!("grant store: {source}");

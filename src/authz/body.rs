@@ -1,6 +1,8 @@
 //! `parsed_body` and `truncated_body`, exactly as OPA-Envoy fills them (`envoyauth/request.go`, `getParsedBody`).
 
-use super::go::{self, UrlError};
+use std::collections::BTreeMap;
+
+use super::go::{self, UrlError, Values};
 use super::headers::Headers;
 use super::multipart::{self, MultipartError};
 use crate::policy::{BadJson, Document, Members};
@@ -65,26 +67,24 @@ pub fn parse(http: &HttpRequest, headers: &Headers<'_>) -> Result<Body, BodyErro
     }
     match kind {
         Kind::Json => Ok(Body::Parsed(Document::from_json(&go::to_text(bytes))?)),
-        Kind::Form => Ok(Body::Parsed(values(go::parse_query(&go::to_text(bytes))?))),
+        Kind::Form => Ok(Body::Parsed(values(&go::parse_query(&go::to_text(bytes))?))),
         Kind::Multipart => form_data(content_type, bytes),
     }
 }
 
 /// An object of lists of strings.
-pub fn values(pairs: Vec<(String, Vec<String>)>) -> Document {
+pub fn values(pairs: &Values) -> Document {
     let mut members = Members::new();
     for (name, values) in pairs {
-        members.set_named(&name, Document::list(values.iter().map(|value| Document::string(value))));
+        members.set_named(name, Document::list(values.iter().map(|value| Document::string(value))));
     }
     members.build()
 }
 
 fn form_data(content_type: &str, bytes: &[u8]) -> Result<Body, BodyError> {
-    let (_, parameters) = multipart::parse_media_type(content_type)?;
-    let Some((_, boundary)) = parameters.into_iter().find(|(name, _)| name == "boundary") else {
-        return Ok(Body::None);
-    };
-    let mut fields: Vec<(String, Vec<Document>)> = Vec::new();
+    let (_, mut parameters) = multipart::parse_media_type(content_type)?;
+    let Some(boundary) = parameters.remove("boundary") else { return Ok(Body::None) };
+    let mut fields: BTreeMap<String, Vec<Document>> = BTreeMap::new();
     for part in multipart::parts(bytes, &boundary)? {
         if part.form_name.is_empty() {
             continue;
@@ -95,10 +95,7 @@ fn form_data(content_type: &str, bytes: &[u8]) -> Result<Body, BodyError> {
         } else {
             Document::string(&text)
         };
-        match fields.iter_mut().find(|(name, _)| *name == part.form_name) {
-            Some((_, values)) => values.push(value),
-            None => fields.push((part.form_name, vec![value])),
-        }
+        fields.entry(part.form_name).or_default().push(value);
     }
     let mut members = Members::new();
     for (name, values) in fields {

@@ -1,5 +1,7 @@
 //! Go's `net/url`, as far as OPA-Envoy uses it. Policies compare these results, so the corners are Go's too.
 
+use std::collections::BTreeMap;
+
 use thiserror::Error;
 
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -22,21 +24,21 @@ pub fn path_unescape(text: &str) -> Result<String, UrlError> {
     unescape(text, Mode::Path)
 }
 
-/// `url.ParseQuery`: values by name, in the order of their names' first appearance.
-pub fn parse_query(text: &str) -> Result<Vec<(String, Vec<String>)>, UrlError> {
-    let mut pairs: Vec<(String, Vec<String>)> = Vec::new();
+/// Values by name. A tree, because strangers choose how many names there are.
+pub type Values = BTreeMap<String, Vec<String>>;
+
+/// `url.ParseQuery`.
+pub fn parse_query(text: &str) -> Result<Values, UrlError> {
+    let mut values = Values::new();
     for pair in text.split('&').filter(|pair| !pair.is_empty()) {
         if pair.contains(';') {
             return Err(UrlError::Semicolon);
         }
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let (name, value) = (unescape(name, Mode::Query)?, unescape(value, Mode::Query)?);
-        match pairs.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, values)) => values.push(value),
-            None => pairs.push((name, vec![value])),
-        }
+        values.entry(name).or_default().push(value);
     }
-    Ok(pairs)
+    Ok(values)
 }
 
 fn unescape(text: &str, mode: Mode) -> Result<String, UrlError> {
@@ -103,12 +105,12 @@ mod tests {
     fn queries_as_go_reads_them() {
         let pairs = |text: &str| parse_query(text).map(|pairs| format!("{pairs:?}"));
         for (text, expected) in [
-            ("", "[]"),
-            ("&&", "[]"),
-            ("a=1&b=2&a=3", r#"[("a", ["1", "3"]), ("b", ["2"])]"#),
-            ("a&b=&=v", r#"[("a", [""]), ("b", [""]), ("", ["v"])]"#),
-            ("q=a+b%20c=d", r#"[("q", ["a b c=d"])]"#),
-            ("a%5B%5D=1", r#"[("a[]", ["1"])]"#),
+            ("", "{}"),
+            ("&&", "{}"),
+            ("a=1&b=2&a=3", r#"{"a": ["1", "3"], "b": ["2"]}"#),
+            ("a&b=&=v", r#"{"": ["v"], "a": [""], "b": [""]}"#),
+            ("q=a+b%20c=d", r#"{"q": ["a b c=d"]}"#),
+            ("a%5B%5D=1", r#"{"a[]": ["1"]}"#),
         ] {
             assert_eq!(pairs(text).as_deref(), Ok(expected), "{text}");
         }

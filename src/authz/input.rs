@@ -86,7 +86,7 @@ pub fn build(parsed: Parsed<'_>, wanted: Wanted, jit: impl FnOnce() -> Document)
         );
     }
     if wanted.parsed_query {
-        input.set(Key::ParsedQuery, body::values(parsed.query));
+        input.set(Key::ParsedQuery, body::values(&parsed.query));
     }
     if wanted.source_principal
         && let Some(source) = parsed.attributes.and_then(|attributes| attributes.source.as_ref())

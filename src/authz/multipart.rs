@@ -1,5 +1,7 @@
 //! `multipart/form-data` as Go's `mime` and `mime/multipart` read it, over a body that is in memory.
 
+use std::collections::BTreeMap;
+
 use thiserror::Error;
 
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -30,14 +32,14 @@ pub struct Part<'a> {
 }
 
 /// `mime.ParseMediaType`: the type in lower case, and its parameters.
-pub fn parse_media_type(text: &str) -> Result<(String, Vec<(String, String)>), MultipartError> {
+pub fn parse_media_type(text: &str) -> Result<(String, BTreeMap<String, String>), MultipartError> {
     let (kind, mut rest) = text.split_once(';').map_or((text, ""), |(kind, _)| (kind, &text[kind.len()..]));
     let kind = kind.trim().to_ascii_lowercase();
     let (main, sub) = kind.split_once('/').map_or((kind.as_str(), None), |(main, sub)| (main, Some(sub)));
     if !is_token(main) || sub.is_some_and(|sub| !is_token(sub)) {
         return Err(MultipartError::MediaType);
     }
-    let mut parameters: Vec<(String, String)> = Vec::new();
+    let mut parameters = BTreeMap::new();
     loop {
         rest = rest.trim_start();
         if rest.is_empty() {
@@ -51,10 +53,8 @@ pub fn parse_media_type(text: &str) -> Result<(String, Vec<(String, String)>), M
                 Err(MultipartError::MediaParameter)
             };
         };
-        match parameters.iter().find(|(known, _)| *known == name) {
-            Some((_, known)) if *known != value => return Err(MultipartError::DuplicateParameter),
-            Some(_) => {}
-            None => parameters.push((name, value)),
+        if parameters.insert(name, value.clone()).is_some_and(|known| known != value) {
+            return Err(MultipartError::DuplicateParameter);
         }
         rest = after;
     }
@@ -200,8 +200,7 @@ impl<'a> Reader<'a> {
         let form_name = first("content-disposition")
             .and_then(|value| parse_media_type(value).ok())
             .filter(|(kind, _)| kind == "form-data")
-            .and_then(|(_, parameters)| parameters.into_iter().find(|(name, _)| name == "name"))
-            .map(|(_, name)| name);
+            .and_then(|(_, mut parameters)| parameters.remove("name"));
         Ok((form_name.unwrap_or_default(), first("content-type").unwrap_or_default().to_owned()))
     }
 
@@ -265,15 +264,15 @@ mod tests {
     fn media_types() {
         let parameters = |text: &str| parse_media_type(text).map(|(kind, found)| format!("{kind} {found:?}"));
         for (text, expected) in [
-            ("multipart/form-data; boundary=XX", Ok("multipart/form-data [(\"boundary\", \"XX\")]")),
+            ("multipart/form-data; boundary=XX", Ok("multipart/form-data {\"boundary\": \"XX\"}")),
             (
                 "Multipart/Form-Data ; Boundary=\"a b\\\"c\";",
-                Ok("multipart/form-data [(\"boundary\", \"a b\\\"c\")]"),
+                Ok("multipart/form-data {\"boundary\": \"a b\\\"c\"}"),
             ),
-            ("multipart/form-data", Ok("multipart/form-data []")),
+            ("multipart/form-data", Ok("multipart/form-data {}")),
             (
                 "form-data; name=\"x\"; filename=\"C:\\dir\\f\"",
-                Ok("form-data [(\"name\", \"x\"), (\"filename\", \"C:\\\\dir\\\\f\")]"),
+                Ok("form-data {\"filename\": \"C:\\\\dir\\\\f\", \"name\": \"x\"}"),
             ),
             ("multipart/form-data; boundary", Err(MultipartError::MediaParameter)),
             ("multipart/form-data, x; boundary=a", Err(MultipartError::MediaType)),

@@ -8,7 +8,7 @@ use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
 use thiserror::Error;
 
 use super::body::{self, Body, BodyError};
-use super::go::{self, UrlError};
+use super::go::{self, UrlError, Values};
 use super::headers::Headers;
 use crate::permission::Target;
 
@@ -36,7 +36,7 @@ pub struct Parsed<'a> {
     /// `parsed_path`.
     pub path: Vec<String>,
     /// `parsed_query`.
-    pub query: Vec<(String, Vec<String>)>,
+    pub query: Values,
     /// `None` if bodies are not parsed: then `input` has neither `parsed_body` nor `truncated_body`.
     pub body: Option<Body>,
     pub target: Target<'a>,
@@ -64,11 +64,9 @@ pub fn parse(request: &CheckRequest, body_parsing: BodyParsing) -> Result<Parsed
     Ok(Parsed { attributes, http, headers, path, query, body, target })
 }
 
-type PathAndQuery = (Vec<String>, Vec<(String, Vec<String>)>);
-
 /// Cut at the first `?`, decoded before it is split, leading slashes gone. Never through a URL parser: to one,
 /// `//admin/x` is a host with a path (CVE-2026-26205).
-fn path_and_query(text: &str) -> Result<PathAndQuery, UrlError> {
+fn path_and_query(text: &str) -> Result<(Vec<String>, Values), UrlError> {
     let (path, query) = text.split_once('?').unwrap_or((text, ""));
     let path = go::path_unescape(path)?;
     let segments = path.trim_start_matches('/').split('/').map(str::to_owned).collect();

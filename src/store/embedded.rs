@@ -103,6 +103,9 @@ impl EmbeddedStore {
         let text = serde_json::to_string(&record).map_err(StoreError::unavailable)?;
         let grant = self.decode(id.as_str(), &text, now).map_err(StoreError::Invalid)?;
         let _order = self.commit_order.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.around.replica.is_full() {
+            return Err(StoreError::Full);
+        }
         let transaction = self.database.begin_write().map_err(StoreError::unavailable)?;
         {
             let mut table = transaction.open_table(GRANTS).map_err(StoreError::unavailable)?;

@@ -36,6 +36,8 @@ const SYNC_TIMEOUT: Duration = Duration::from_secs(2);
 const FIRST_BACKOFF: Duration = Duration::from_millis(20);
 /// Short, because every sidecar denies while it lasts; with jitter, because all of them lose Redis together.
 const MAX_BACKOFF: Duration = Duration::from_millis(500);
+/// Of failures in a row, which come about every [`MAX_BACKOFF`].
+const FAILURES_PER_WARNING: u32 = 64;
 
 #[derive(Debug, Error)]
 enum SessionEnd {
@@ -60,6 +62,7 @@ enum Change {
 /// Runs sessions until the task is dropped.
 pub async fn follow(store: &RedisStore) -> Infallible {
     let mut backoff = FIRST_BACKOFF;
+    let mut failures = 0_u32;
     loop {
         let (changes, received) = mpsc::unbounded_channel();
         let session = Arc::new(Session::new(store, changes));
@@ -67,14 +70,16 @@ pub async fn follow(store: &RedisStore) -> Infallible {
             Ok(never) => match never {},
             Err(end) => end,
         };
-        // While it is down the same line would come several times a second.
-        if session.is_synced() || backoff == MAX_BACKOFF {
-            tracing::warn!(store = %store.config.url, "lost the session with the store: {end}");
-        } else {
-            tracing::debug!(store = %store.config.url, "no session with the store: {end}");
+        if session.is_synced() {
+            (failures, backoff) = (0, FIRST_BACKOFF);
         }
-        backoff = if session.is_synced() { FIRST_BACKOFF } else { (backoff * 2).min(MAX_BACKOFF) };
+        // The first failure, and then one in about half a minute: not the same line several times a second.
+        if failures.is_multiple_of(FAILURES_PER_WARNING) {
+            tracing::warn!(store = %store.config.url, failures, "no session with the store: {end}");
+        }
+        failures = failures.wrapping_add(1);
         sleep(jittered(backoff)).await;
+        backoff = (backoff * 2).min(MAX_BACKOFF);
     }
 }
 
