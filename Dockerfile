@@ -2,7 +2,7 @@
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 # Dependencies first, so that a change of the source does not build them again.
-COPY Cargo.toml Cargo.lock build.rs rust-toolchain.toml ./
+COPY Cargo.toml Cargo.lock build.rs ./
 COPY proto ./proto
 COPY benches ./benches
 COPY tests ./tests

@@ -146,11 +146,38 @@ pub fn covering<'g>(active: &'g [Arc<Grant>], target: &Target<'_>) -> Vec<&'g Ar
     covering
 }
 
+/// Grants for tests of what is built on them.
 #[cfg(test)]
-mod tests {
+pub(crate) mod testing {
     use super::*;
 
-    const NOW: Now = Now { boot: BootTime::from_millis(10_000), wall: Timestamp::UNIX_EPOCH };
+    /// The moment those tests happen at.
+    pub const NOW: Now = Now { boot: BootTime::from_millis(10_000), wall: Timestamp::UNIX_EPOCH };
+
+    /// Without permissions, ending `left_ms` after [`NOW`].
+    pub fn grant(id: &str, subject: &str, left_ms: u64) -> Grant {
+        Grant {
+            id: id.parse().unwrap(),
+            subject: subject.parse().unwrap(),
+            permissions: Box::default(),
+            lifetime: Lifetime {
+                not_before: None,
+                deadline: NOW.boot + Duration::from_millis(left_ms),
+                expires_at: NOW.wall,
+                is_dated: false,
+            },
+            max_uses: None,
+            source_cidrs: Box::default(),
+            provenance: None,
+            document: "{}".into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::NOW;
+    use super::*;
 
     fn lifetime(deadline_ms: u64, expires_at_ms: i64, is_dated: bool) -> Lifetime {
         Lifetime {

@@ -294,31 +294,9 @@ impl Index {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-
     use super::*;
     use crate::clock::Clock;
-    use crate::grant::Lifetime;
-
-    const NOW: Now = Now { boot: BootTime::from_millis(10_000), wall: Timestamp::UNIX_EPOCH };
-
-    fn grant(id: &str, subject: &str, deadline_ms: u64) -> Grant {
-        Grant {
-            id: id.parse().unwrap(),
-            subject: subject.parse().unwrap(),
-            permissions: Box::default(),
-            lifetime: Lifetime {
-                not_before: None,
-                deadline: BootTime::from_millis(deadline_ms),
-                expires_at: NOW.wall,
-                is_dated: false,
-            },
-            max_uses: None,
-            source_cidrs: Box::default(),
-            provenance: None,
-            document: "{}".into(),
-        }
-    }
+    use crate::grant::testing::{NOW, grant};
 
     fn alice() -> Caller {
         Caller::new(vec!["user:alice".parse().unwrap(), "group:sre".parse().unwrap()])
@@ -335,10 +313,10 @@ mod tests {
     fn finds_the_active_grants_of_every_principal() {
         let replica = Replica::new(Staleness::Local, 10);
         for (id, subject, deadline) in [
-            ("a", "user:alice", 20_000),
-            ("b", "group:sre", 20_000),
-            ("ended", "user:alice", 10_000),
-            ("other", "user:bob", 20_000),
+            ("a", "user:alice", 10_000),
+            ("b", "group:sre", 10_000),
+            ("ended", "user:alice", 0),
+            ("other", "user:bob", 10_000),
         ] {
             replica.insert(grant(id, subject, deadline)).unwrap();
         }
@@ -347,7 +325,7 @@ mod tests {
         assert_eq!(replica.len(), 3);
         replica.remove("a");
         replica.begin_pass();
-        replica.insert(grant("other", "user:bob", 20_000)).unwrap();
+        replica.insert(grant("other", "user:bob", 10_000)).unwrap();
         replica.end_pass(|id| id == "known otherwise");
         assert_eq!(replica.len(), 1);
         assert_eq!(ids(&replica.lookup(&alice(), NOW)), Vec::<String>::new());
@@ -356,8 +334,8 @@ mod tests {
     #[test]
     fn a_grant_that_moves_to_another_subject_leaves_the_first() {
         let replica = Replica::new(Staleness::Local, 10);
-        replica.insert(grant("a", "user:alice", 20_000)).unwrap();
-        replica.insert(grant("a", "user:bob", 20_000)).unwrap();
+        replica.insert(grant("a", "user:alice", 10_000)).unwrap();
+        replica.insert(grant("a", "user:bob", 10_000)).unwrap();
         assert_eq!(ids(&replica.lookup(&alice(), NOW)), Vec::<String>::new());
         assert_eq!(replica.len(), 1);
     }
@@ -365,7 +343,7 @@ mod tests {
     #[tokio::test]
     async fn a_suspect_grant_is_not_used_until_it_was_read_again() {
         let replica = Arc::new(Replica::new(Staleness::Local, 10));
-        replica.insert(grant("a", "user:alice", 20_000)).unwrap();
+        replica.insert(grant("a", "user:alice", 10_000)).unwrap();
         replica.suspect("a");
         assert_eq!(ids(&replica.lookup(&alice(), NOW)), ["unsettled"]);
         let waiting = tokio::spawn({
@@ -373,7 +351,7 @@ mod tests {
             async move { replica.settled(&alice(), Clock::Fixed(NOW)).await.len() }
         });
         tokio::task::yield_now().await;
-        replica.insert(grant("a", "user:alice", 30_000)).unwrap();
+        replica.insert(grant("a", "user:alice", 20_000)).unwrap();
         assert_eq!(waiting.await.unwrap(), 1);
     }
 
@@ -393,8 +371,8 @@ mod tests {
     #[test]
     fn a_full_replica_says_so() {
         let replica = Replica::new(Staleness::Local, 1);
+        replica.insert(grant("a", "user:alice", 10_000)).unwrap();
         replica.insert(grant("a", "user:alice", 20_000)).unwrap();
-        replica.insert(grant("a", "user:alice", 30_000)).unwrap();
-        assert_eq!(replica.insert(grant("b", "user:alice", 20_000)), Err(ReplicaFull(1)));
+        assert_eq!(replica.insert(grant("b", "user:alice", 10_000)), Err(ReplicaFull(1)));
     }
 }

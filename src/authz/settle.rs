@@ -102,31 +102,8 @@ fn describe(mut grants: Vec<&Arc<Grant>>, remaining: Duration, now: Now) -> Opti
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-
     use super::*;
-    use crate::clock::BootTime;
-    use crate::grant::Lifetime;
-
-    const NOW: Now = Now { boot: BootTime::from_millis(10_000), wall: Timestamp::UNIX_EPOCH };
-
-    fn grant(id: &str, left_ms: u64) -> Arc<Grant> {
-        Arc::new(Grant {
-            id: id.parse().unwrap(),
-            subject: "user:alice".parse().unwrap(),
-            permissions: Box::default(),
-            lifetime: Lifetime {
-                not_before: None,
-                deadline: BootTime::from_millis(10_000 + left_ms),
-                expires_at: NOW.wall,
-                is_dated: false,
-            },
-            max_uses: None,
-            source_cidrs: Box::default(),
-            provenance: None,
-            document: "{}".into(),
-        })
-    }
+    use crate::grant::testing::{NOW, grant};
 
     fn allow(grants: Option<&[&str]>) -> Ruling {
         Ruling {
@@ -137,8 +114,15 @@ mod tests {
     }
 
     fn outcome(ruling: Ruling, key: GrantsKey, is_fresh: bool) -> String {
-        let active =
-            if is_fresh { vec![grant("a", 5_000), grant("b", 3_000), grant("end", 99)] } else { vec![] };
+        let active = if is_fresh {
+            ["a", "b", "end"]
+                .iter()
+                .zip([5_000, 3_000, 99])
+                .map(|(id, left)| Arc::new(grant(id, "user:alice", left)))
+                .collect()
+        } else {
+            vec![]
+        };
         let covering: Vec<_> = active.iter().take(1).collect();
         let settled = settle(ruling, key, Known { active: &active, covering: &covering, is_fresh }, NOW);
         let basis =
