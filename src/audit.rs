@@ -4,6 +4,7 @@
 //! counted as lost. Credentials are masked before a line is built, and bodies are never in it.
 
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -16,10 +17,23 @@ use thiserror::Error;
 
 use crate::metrics::Metrics;
 
-/// Headers that carry secrets. Their presence is of interest, their value is not.
-const MASKED_HEADERS: [&str; 5] =
-    ["authorization", "cookie", "proxy-authorization", "set-cookie", "x-forwarded-client-cert"];
+/// Words in the names of headers that carry secrets. Their presence is of interest, their value is not.
+const SECRET_WORDS: [&str; 11] = [
+    "auth",
+    "cookie",
+    "token",
+    "secret",
+    "key",
+    "password",
+    "credential",
+    "session",
+    "signature",
+    "client-cert",
+    "jwt",
+];
 const MASK: &str = "***";
+/// Headers whose values are URLs: shown without the query.
+const URL_HEADERS: [&str; 4] = ["referer", "x-envoy-original-path", "x-original-url", "x-rewrite-url"];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogTarget {
@@ -70,8 +84,15 @@ pub fn masked<'a>(
     headers
         .filter(|(name, _)| !name.starts_with(':'))
         .map(|(name, value)| {
-            let is_secret = MASKED_HEADERS.iter().any(|masked| masked.eq_ignore_ascii_case(name));
-            (name.to_owned(), (if is_secret { MASK } else { value }).into())
+            let lower = name.to_ascii_lowercase();
+            let shown = if SECRET_WORDS.iter().any(|word| lower.contains(word)) {
+                MASK
+            } else if URL_HEADERS.contains(&lower.as_str()) {
+                value.split('?').next().unwrap_or_default()
+            } else {
+                value
+            };
+            (name.to_owned(), shown.into())
         })
         .collect()
 }
@@ -115,7 +136,7 @@ impl DecisionLog {
 }
 
 fn open_file(path: &Path) -> Result<std::fs::File, OpenError> {
-    let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+    let file = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path);
     file.map_err(|source| OpenError { path: path.to_owned(), source })
 }
 
@@ -154,9 +175,19 @@ mod tests {
 
     #[test]
     fn secrets_are_masked_whatever_their_case() {
-        let headers = [(":path", "/x"), ("Authorization", "Bearer s"), ("cookie", "s"), ("accept", "*/*")];
+        let headers = [
+            (":path", "/x"),
+            ("Authorization", "Bearer s"),
+            ("cookie", "s"),
+            ("accept", "*/*"),
+            ("x-api-key", "s"),
+            ("referer", "http://a/b?token=s"),
+        ];
         let shown = serde_json::Value::Object(masked(headers.into_iter())).to_string();
-        assert_eq!(shown, r#"{"Authorization":"***","accept":"*/*","cookie":"***"}"#);
+        assert_eq!(
+            shown,
+            r#"{"Authorization":"***","accept":"*/*","cookie":"***","referer":"http://a/b","x-api-key":"***"}"#
+        );
     }
 
     #[test]

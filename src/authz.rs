@@ -5,6 +5,7 @@
 
 mod body;
 mod go;
+mod guard;
 mod headers;
 pub mod identity;
 mod input;
@@ -33,6 +34,7 @@ use crate::principal::Caller;
 use crate::replica::{Freshness, Lookup, Replica};
 use crate::store::{Store, Use};
 
+pub use guard::GuardedService;
 pub use identity::IdentitySource;
 pub use input::Wanted;
 pub use request::BodyParsing;
@@ -95,10 +97,13 @@ impl Checker {
     /// One check, from message to message.
     pub async fn check(&self, request: &CheckRequest) -> CheckResponse {
         let observer = self.metrics.observe_check();
-        let answer = match InFlight::enter(&self.in_flight, self.config.max_concurrent_checks) {
+        let mut answer = match InFlight::enter(&self.in_flight, self.config.max_concurrent_checks) {
             Some(_in_flight) => self.answer(request, &observer).await,
             None => Answer::new(Decision::deny(DenyReason::Overloaded)),
         };
+        if self.config.enforcement == Enforcement::DryRun {
+            answer.decision = answer.decision.into_dry_run();
+        }
         let id = uuid::Uuid::new_v4().hyphenated().to_string();
         if let Some(log) = &self.log {
             log.record(self.record(request, &answer, &id, &observer));
@@ -112,6 +117,16 @@ impl Checker {
             Some(message) => response::render_bad_request(answer.decision, message, context),
             None => response::render(answer.decision, context),
         }
+    }
+
+    /// For a message that could not be decoded, or was too large: counted and answered, whoever sent it.
+    fn deny_unreadable(&self, error: &str) -> CheckResponse {
+        let observer = self.metrics.observe_check();
+        let decision = Decision::deny(DenyReason::BadRequest);
+        let id = uuid::Uuid::new_v4().hyphenated().to_string();
+        tracing::warn!(decision_id = id, reason = decision.reason_code(), "not a check: {error}");
+        observer.end(&decision);
+        response::render(decision, response::Context { decision_id: &id, limits: self.config.stream })
     }
 
     /// Parse, identify, look up, evaluate, settle, consume.
@@ -135,12 +150,10 @@ impl Checker {
         };
         let (decision, limited, error) = self.decide(parsed, &caller, &active, freshness);
         let decision = match self.take_uses(&limited, observer).await {
-            Ok(()) => decision,
+            Ok(()) if limited.is_empty() => decision,
+            // Taking uses took time, of which the grants have less left now.
+            Ok(()) => decision.after(self.clock.now().boot.since(now.boot)),
             Err(reason) => Decision::deny(reason),
-        };
-        let decision = match self.config.enforcement {
-            Enforcement::Enforce => decision,
-            Enforcement::DryRun => decision.into_dry_run(),
         };
         Answer { decision, caller, bad_request: None, error }
     }
@@ -271,7 +284,7 @@ impl Drop for InFlight<'_> {
 
 /// The tonic face of [`Checker`].
 #[derive(Clone)]
-pub struct AuthorizationService(pub Arc<Checker>);
+struct AuthorizationService(Arc<Checker>);
 
 #[tonic::async_trait]
 impl Authorization for AuthorizationService {

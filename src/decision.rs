@@ -244,6 +244,18 @@ impl Decision {
         }
     }
 
+    /// The same decision `elapsed` later: its grants have less left, or too little.
+    #[must_use]
+    pub fn after(mut self, elapsed: Duration) -> Self {
+        if let Verdict::Allow { basis: Some(basis), .. } = &mut self.verdict {
+            basis.remaining = basis.remaining.saturating_sub(elapsed);
+            if basis.remaining < MIN_REMAINING {
+                return Self::deny(DenyReason::GrantEnding);
+            }
+        }
+        self
+    }
+
     /// What `--dry-run` makes of it: a denial that was decided passes, one that could not be decided stays.
     #[must_use]
     pub fn into_dry_run(self) -> Self {

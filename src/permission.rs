@@ -63,7 +63,7 @@ impl Permission {
             return Err(PermissionError::RelativePath(path.clone()));
         }
         let permission = Self {
-            hosts: GlobList::new("hosts", lists.hosts.as_deref(), target::canonical_host)?,
+            hosts: GlobList::new("hosts", lists.hosts.as_deref(), target::canonical_host_pattern)?,
             methods: GlobList::new("methods", lists.methods.as_deref(), str::to_ascii_uppercase)?,
             paths: GlobList::new("paths", lists.paths.as_deref(), str::to_owned)?,
             grpc_methods: GlobList::new("grpc_methods", lists.grpc_methods.as_deref(), |text| {

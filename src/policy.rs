@@ -230,13 +230,23 @@ fn check(sources: &Sources) -> Result<(Vec<RegoFile>, InputReads), LoadError> {
     if !analysis.problems.is_empty() {
         return Err(LoadError(analysis.problems));
     }
-    let modules = sources.modules.iter().zip(&trees).map(|(file, tree)| {
-        let rewritten = operators::rewrite(tree, &file.text);
-        // Calls nest where operators only stood in a row; past the engine's limit the original must do.
-        let text = rewritten.filter(|text| syntax::parse(&file.name, text).is_ok());
-        RegoFile { name: file.name.clone(), text: text.unwrap_or_else(|| file.text.clone()) }
-    });
-    Ok((modules.collect(), analysis.reads))
+    let rewritten = sources.modules.iter().zip(&trees).map(|(file, tree)| rewrite(file, tree));
+    let (modules, problems): (Vec<_>, Vec<_>) = rewritten.partition(Result::is_ok);
+    let problems: Vec<Problem> = problems.into_iter().filter_map(Result::err).collect();
+    if !problems.is_empty() {
+        return Err(LoadError(problems));
+    }
+    Ok((modules.into_iter().filter_map(Result::ok).collect(), analysis.reads))
+}
+
+fn rewrite(file: &RegoFile, tree: &regorus::unstable::Module) -> Result<RegoFile, Problem> {
+    let text = operators::rewrite(tree, &file.text)
+        .map_err(|error| Problem::in_file(&file.name, error.to_string()))?;
+    // Calls nest where operators only stood in a row, and the engine has a limit for that.
+    match syntax::parse(&file.name, &text) {
+        Ok(_) => Ok(RegoFile { name: file.name.clone(), text }),
+        Err(problem) => Err(Problem { message: operators::CannotRewrite.to_string(), ..problem }),
+    }
 }
 
 fn rule_path(path: &DecisionPath) -> String {
@@ -262,22 +272,25 @@ fn eval_error(error: &anyhow::Error) -> EvalError {
     let text = format!("{error:#}");
     // Inside functions the engine wraps errors as text, so the type alone does not tell.
     if text.contains("exceeded time limit") {
-        EvalError::TimedOut
-    } else {
-        EvalError::Failed(one_line(&text))
+        return EvalError::TimedOut;
     }
+    let Problem { file, line, column, message } = Problem::from_engine("policy", error);
+    EvalError::Failed(format!("{file}:{line}:{column}: {}", without_values(&message)))
 }
 
-/// The engine's messages quote source and values over many lines, values whole.
-fn one_line(text: &str) -> String {
-    const MAX_CHARS: usize = 500;
-    let message: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    message.chars().take(MAX_CHARS).collect()
+/// The engine quotes the values it stumbled over, and those may be a stranger's secrets. What remains is its sentence
+/// up to the first value.
+fn without_values(message: &str) -> String {
+    const MAX_CHARS: usize = 120;
+    let sentence = message.split("Got").next().unwrap_or_default();
+    let sentence = sentence.split(['"', '\n']).next().unwrap_or_default();
+    sentence.trim().chars().take(MAX_CHARS).collect()
 }
 
 fn log_prints(engine: &mut Engine) {
     for line in engine.take_prints().unwrap_or_default() {
-        tracing::info!(target: "daypass::print", "{line}");
+        // Escaped: what is printed may come from a request, and must not look like a line of its own.
+        tracing::info!(target: "daypass::print", "{line:?}");
     }
 }
 

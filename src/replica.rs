@@ -77,10 +77,18 @@ pub struct Replica {
 
 #[derive(Debug, Default)]
 struct Index {
-    by_id: HashMap<GrantId, Arc<Grant>>,
+    by_id: HashMap<GrantId, Place>,
     by_subject: HashMap<Principal, Vec<Slot>>,
     /// Counts complete passes over the store, so that what one did not see can be told apart.
     pass: u32,
+}
+
+/// Where a grant is: in the list of its subject, at `position`. Thousands of grants of one group must not make each
+/// change of one of them a search.
+#[derive(Debug)]
+struct Place {
+    subject: Principal,
+    position: usize,
 }
 
 #[derive(Debug)]
@@ -185,7 +193,8 @@ impl Replica {
     /// Everything acknowledged by the store before `sent` is in the replica.
     pub fn confirm(&self, sent: BootTime) {
         let micros = u64::try_from(sent.since(BootTime::from_millis(0)).as_micros()).unwrap_or(u64::MAX - 1);
-        self.fresh_at.store(micros.saturating_add(1), Ordering::Release);
+        // Never back: a complete pass that took long ends after heartbeats that were sent later.
+        self.fresh_at.fetch_max(micros.saturating_add(1), Ordering::AcqRel);
     }
 
     #[must_use]
@@ -235,7 +244,9 @@ impl Replica {
 
     #[must_use]
     pub fn get(&self, id: &str) -> Option<Arc<Grant>> {
-        self.read().by_id.get(id).cloned()
+        let index = self.read();
+        let place = index.by_id.get(id)?;
+        index.by_subject.get(&place.subject)?.get(place.position).map(|slot| Arc::clone(&slot.grant))
     }
 
     #[must_use]
@@ -270,25 +281,29 @@ impl Index {
         if let Some((subject, _)) = self.by_subject.get_key_value(&grant.subject) {
             grant.subject = subject.clone();
         }
-        let grant = Arc::new(grant);
-        self.by_id.insert(grant.id.clone(), Arc::clone(&grant));
-        let slot = Slot { grant: Arc::clone(&grant), pass: self.pass, is_suspect: false };
-        self.by_subject.entry(grant.subject.clone()).or_default().push(slot);
+        let (id, subject) = (grant.id.clone(), grant.subject.clone());
+        let slots = self.by_subject.entry(subject.clone()).or_default();
+        self.by_id.insert(id, Place { subject, position: slots.len() });
+        slots.push(Slot { grant: Arc::new(grant), pass: self.pass, is_suspect: false });
     }
 
     fn remove(&mut self, id: &str) {
-        let Some(grant) = self.by_id.remove(id) else { return };
-        if let MapEntry::Occupied(mut slots) = self.by_subject.entry(grant.subject.clone()) {
-            slots.get_mut().retain(|slot| slot.grant.id.as_str() != id);
-            if slots.get().is_empty() {
-                slots.remove();
-            }
+        let Some(Place { subject, position }) = self.by_id.remove(id) else { return };
+        let MapEntry::Occupied(mut slots) = self.by_subject.entry(subject) else { return };
+        slots.get_mut().swap_remove(position);
+        if let Some(moved) = slots.get().get(position)
+            && let Some(place) = self.by_id.get_mut(moved.grant.id.as_str())
+        {
+            place.position = position;
+        }
+        if slots.get().is_empty() {
+            slots.remove();
         }
     }
 
     fn slot_mut(&mut self, id: &str) -> Option<&mut Slot> {
-        let grant = self.by_id.get(id)?;
-        self.by_subject.get_mut(&grant.subject)?.iter_mut().find(|slot| slot.grant.id.as_str() == id)
+        let place = self.by_id.get(id)?;
+        self.by_subject.get_mut(&place.subject)?.get_mut(place.position)
     }
 }
 
@@ -359,13 +374,31 @@ mod tests {
     fn age_is_judged_from_when_the_heartbeat_was_sent() {
         let replica = Replica::new(Staleness::AtMost(Duration::from_secs(2)), 10);
         assert_eq!(replica.freshness(NOW), Freshness::Stale { age: None });
-        replica.confirm(BootTime::from_millis(8_000));
-        assert_eq!(replica.freshness(NOW), Freshness::Fresh { age: Duration::from_secs(2) });
         replica.confirm(BootTime::from_millis(7_999));
         assert_eq!(replica.freshness(NOW), Freshness::Stale { age: Some(Duration::from_millis(2_001)) });
         replica.confirm(BootTime::from_millis(8_000));
+        assert_eq!(replica.freshness(NOW), Freshness::Fresh { age: Duration::from_secs(2) });
+        replica.confirm(BootTime::from_millis(7_000));
+        assert!(replica.freshness(NOW).is_fresh(), "it never grows older than it is");
         replica.clear();
         assert_eq!(replica.freshness(NOW), Freshness::Stale { age: None });
+    }
+
+    #[test]
+    fn ten_thousand_grants_of_one_group_are_changed_one_by_one() {
+        let replica = Replica::new(Staleness::Local, 20_000);
+        let id = |number: usize| format!("g-{number}");
+        for number in (0..10_000).chain(0..10_000) {
+            replica.insert(grant(&id(number), "group:all", 10_000)).unwrap();
+        }
+        for number in (0..10_000).step_by(2) {
+            replica.remove(&id(number));
+        }
+        assert_eq!(replica.len(), 5_000);
+        for number in 0..10_000 {
+            let found = replica.get(&id(number)).map(|grant| grant.id.to_string());
+            assert_eq!(found, (number % 2 == 1).then(|| id(number)));
+        }
     }
 
     #[test]

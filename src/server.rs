@@ -9,6 +9,7 @@ mod listen;
 mod worker;
 
 use std::convert::Infallible;
+use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -31,7 +32,7 @@ use crate::clock::Clock;
 use crate::config::{Config, StoreConfig};
 use crate::metrics::Metrics;
 use crate::ops::{self, Readiness};
-use crate::policy::{LoadError, Policy, Sources};
+use crate::policy::{LoadError, Policy, Problem, Sources};
 use crate::replica::{Replica, Staleness};
 use crate::store::{EmbeddedStore, RedisStore, Store, StoreError, Surroundings};
 
@@ -100,7 +101,14 @@ pub fn compile_policy(config: &Config) -> Result<Policy, LoadError> {
     let mut sources =
         if settings.paths.is_empty() { Sources::built_in() } else { Sources::read(&settings.paths)? };
     sources.set_config(serde_json::json!({"health_paths": settings.health_paths}));
-    Policy::compile(&sources, &settings.decision, settings.evaluation_timeout)
+    // On as much stack as the workers have, which compile it again: a policy that fits here fits there.
+    let compile = || Policy::compile(&sources, &settings.decision, settings.evaluation_timeout);
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(worker::STACK_BYTES).spawn_scoped(scope, compile);
+        let failed = |message: &str| LoadError(vec![Problem::in_file("policy", message)]);
+        let thread = thread.map_err(|error| failed(&format!("no thread to compile it on: {error}")))?;
+        thread.join().map_err(|_| failed("compiling it panicked"))?
+    })
 }
 
 async fn serve(config: Config) -> Result<(), ServeError> {
@@ -178,7 +186,10 @@ impl Parts {
         let metrics = Arc::new(Metrics::new()?);
         let policy = compile_policy(config).inspect_err(|_| metrics.count_policy_load(false))?;
         metrics.count_policy_load(true);
-        std::fs::create_dir_all(&config.data_dir)
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&config.data_dir)
             .map_err(|source| ServeError::DataDir { path: config.data_dir.display().to_string(), source })?;
         let replica = Arc::new(Replica::new(staleness(&config.store), config.max_grants));
         let around = Surroundings {

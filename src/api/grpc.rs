@@ -178,6 +178,11 @@ fn record(grant: v1::Grant, id: &GrantId) -> Result<GrantRecord, Status> {
         check_permission(permission)?;
     }
     let conditions = conditions.map(|conditions| ConditionsRecord { source_cidrs: conditions.source_cidrs });
+    if conditions.as_ref().is_some_and(|conditions| conditions.source_cidrs.is_empty()) {
+        return Err(Status::invalid_argument(
+            "`conditions` says nothing; leave it out or name `source_cidrs`",
+        ));
+    }
     for range in conditions.iter().flat_map(|conditions| &conditions.source_cidrs) {
         range
             .parse::<crate::permission::Cidr>()

@@ -62,18 +62,30 @@ impl Token {
     /// The directory cannot be written, or its token not be read.
     pub fn read_or_create(data_dir: &Path) -> Result<Self, TokenError> {
         let path = Self::path_in(data_dir);
-        let mut options = fs::OpenOptions::new();
-        // `create_new`, so that of two processes that start together both end up with the same one.
-        match options.write(true).create_new(true).mode(0o600).open(&path) {
-            Ok(mut file) => {
-                let token: String =
-                    (0..GENERATED_PARTS).map(|_| uuid::Uuid::new_v4().simple().to_string()).collect();
-                writeln!(file, "{token}").map_err(|source| TokenError::File { path, source })?;
-                Ok(Self(token))
-            }
+        if path.exists() {
+            return Self::read(&path);
+        }
+        // Written under another name and then linked: nobody ever finds half a token, and of two processes that start
+        // together both end up with the same one.
+        let draft = data_dir.join(format!("{FILE_NAME}.{}", std::process::id()));
+        let made = Self::write_new(&draft).and_then(|token| {
+            let linked = fs::hard_link(&draft, &path);
+            fs::remove_file(&draft).and(linked).map(|()| token)
+        });
+        match made {
+            Ok(token) => Ok(token),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Self::read(&path),
             Err(source) => Err(TokenError::File { path, source }),
         }
+    }
+
+    fn write_new(path: &Path) -> std::io::Result<Self> {
+        let mut options = fs::OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        let token: String = (0..GENERATED_PARTS).map(|_| uuid::Uuid::new_v4().simple().to_string()).collect();
+        writeln!(file, "{token}")?;
+        file.sync_all()?;
+        Ok(Self(token))
     }
 
     #[must_use]

@@ -50,6 +50,8 @@ pub enum IdentityError {
     Conflict(Kind),
     #[error("the request names a caller that cannot be one: {0}")]
     BadPrincipal(#[from] PrincipalError),
+    #[error("the forwarded certificate cannot be read")]
+    Unreadable,
     #[error("the request names more than {MAX_PRINCIPALS} principals")]
     TooMany,
 }
@@ -76,7 +78,7 @@ pub fn identify(parsed: &Parsed<'_>, sources: &[IdentitySource]) -> Result<Calle
                 }
             }
             IdentitySource::Xfcc { trusted_hops } => {
-                for uri in forwarded_uris(&parsed.headers, *trusted_hops) {
+                for uri in forwarded_uris(&parsed.headers, *trusted_hops)? {
                     found.add(Kind::Workload, &uri)?;
                 }
             }
@@ -144,35 +146,73 @@ fn jwt_claims<'a>(attributes: &'a AttributeContext, filter: &str, payload: &str)
 }
 
 /// `URI=` of the element that the outermost trusted proxy wrote: the `hops`-th from the right. Elements further left
-/// came with the request, and anybody could have written them.
-fn forwarded_uris(headers: &Headers<'_>, hops: usize) -> Vec<String> {
-    let Some(value) = headers.get("x-forwarded-client-cert") else { return Vec::new() };
-    let elements = split_quoted(value, ',');
-    let Some(element) = hops.checked_sub(1).and_then(|back| elements.iter().rev().nth(back)) else {
-        return Vec::new();
+/// came with the request, and anybody could have written them, so nothing left of the wanted one is even read: a
+/// quote that a client left open must not swallow what a proxy appended.
+fn forwarded_uris(headers: &Headers<'_>, hops: usize) -> Result<Vec<String>, IdentityError> {
+    let Some(value) = headers.get("x-forwarded-client-cert") else { return Ok(Vec::new()) };
+    let Some(element) = hops.checked_sub(1).and_then(|back| elements_from_right(value).nth(back)) else {
+        return Ok(Vec::new());
     };
-    split_quoted(element, ';')
-        .into_iter()
-        .filter_map(|pair| {
-            let (name, value) = pair.split_once('=')?;
-            name.trim().eq_ignore_ascii_case("URI").then(|| unquote(value.trim()))
-        })
-        .filter(|uri| !uri.is_empty())
-        .collect()
+    let pairs = split_outside_quotes(element, ';').ok_or(IdentityError::Unreadable)?;
+    let uri = |pair: &str| {
+        let (name, value) = pair.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("URI").then(|| unquote(value.trim()))
+    };
+    Ok(pairs.into_iter().filter_map(uri).filter(|uri| !uri.is_empty()).collect())
 }
 
-fn split_quoted(text: &str, separator: char) -> Vec<&str> {
-    let (mut in_quotes, mut is_escaped) = (false, false);
-    text.split(|c: char| {
-        let ends = !in_quotes && c == separator;
-        match c {
-            '\\' if in_quotes && !is_escaped => is_escaped = true,
-            '"' if !is_escaped => in_quotes = !in_quotes,
-            _ => is_escaped = false,
-        }
-        ends
+/// The elements of a list, the last first. Quotes are paired from the right.
+fn elements_from_right(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let current = rest?;
+        let comma = places_outside_quotes(current, ',', Direction::Left).next();
+        let (left, element) = comma.map_or((None, current), |at| (Some(&current[..at]), &current[at + 1..]));
+        rest = left;
+        Some(element)
     })
-    .collect()
+}
+
+/// `None` if a quote is left open.
+fn split_outside_quotes(text: &str, separator: char) -> Option<Vec<&str>> {
+    let quotes = text.char_indices().filter(|(at, c)| *c == '"' && !is_escaped(text, *at)).count();
+    if !quotes.is_multiple_of(2) {
+        return None;
+    }
+    let mut parts = Vec::new();
+    let mut start = 0;
+    for at in places_outside_quotes(text, separator, Direction::Right) {
+        parts.push(&text[start..at]);
+        start = at + 1;
+    }
+    parts.push(&text[start..]);
+    Some(parts)
+}
+
+#[derive(Clone, Copy)]
+enum Direction {
+    Left,
+    Right,
+}
+
+/// Where an ASCII separator stands outside quotes, which are paired in the direction of the walk.
+fn places_outside_quotes(text: &str, separator: char, direction: Direction) -> impl Iterator<Item = usize> {
+    let places: Vec<(usize, char)> = match direction {
+        Direction::Left => text.char_indices().rev().collect(),
+        Direction::Right => text.char_indices().collect(),
+    };
+    let mut in_quotes = false;
+    places.into_iter().filter_map(move |(at, c)| {
+        if c == '"' && !is_escaped(text, at) {
+            in_quotes = !in_quotes;
+        }
+        (c == separator && !in_quotes).then_some(at)
+    })
+}
+
+fn is_escaped(text: &str, at: usize) -> bool {
+    let backslashes = text.as_bytes()[..at].iter().rev().take_while(|byte| **byte == b'\\').count();
+    !backslashes.is_multiple_of(2)
 }
 
 fn unquote(text: &str) -> String {
@@ -265,5 +305,23 @@ mod tests {
         assert_eq!(hops(2), ["workload:spiffe://td/admin"]);
         assert_eq!(hops(3), Vec::<String>::new());
         assert_eq!(hops(0), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_open_quote_of_a_client_swallows_nothing_of_a_proxy() {
+        let appended = r#"By=spiffe://td/gw;Hash=00;Subject="CN=x";URI=spiffe://td/web"#;
+        for sent in [
+            r#"URI=spiffe://td/admin;Subject=""#,
+            r#"URI=spiffe://td/admin;Subject="\"#,
+            r#"URI=spiffe://td/admin;Subject="\""#,
+            r#"URI=spiffe://td/admin;Subject="",""#,
+        ] {
+            let value = format!("{sent},{appended}");
+            let request = request(None, &[], "", &[("x-forwarded-client-cert", &value)]);
+            let named = names(&request, &[IdentitySource::Xfcc { trusted_hops: 1 }]);
+            assert_eq!(named.as_deref(), Ok(&["workload:spiffe://td/web".to_owned()][..]), "{value}");
+        }
+        let open = request(None, &[], "", &[("x-forwarded-client-cert", r#"URI=spiffe://td/a;Subject=""#)]);
+        assert_eq!(names(&open, &[IdentitySource::Xfcc { trusted_hops: 1 }]), Err(IdentityError::Unreadable));
     }
 }

@@ -83,10 +83,14 @@ fn ok(mutations: Option<Mutations>, basis: Option<&Basis>, limits: StreamLimits)
             headers.push(overwrite(MAX_RETRIES.to_owned(), "0".to_owned()));
         }
     }
+    let is_ours =
+        |name: &str| [STREAM_DURATION, MAX_RETRIES].iter().any(|own| own.eq_ignore_ascii_case(name));
+    let mut headers_to_remove = mutations.headers_to_remove;
+    headers_to_remove.retain(|name| basis.is_none() || !is_ours(name));
     #[expect(deprecated, reason = "the message has a deprecated field, which stays empty")]
     let response = OkHttpResponse {
         headers,
-        headers_to_remove: mutations.headers_to_remove,
+        headers_to_remove,
         dynamic_metadata: None,
         response_headers_to_add: as_policy_said(mutations.response_headers_to_add),
         query_parameters_to_set: mutations

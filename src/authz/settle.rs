@@ -2,6 +2,7 @@
 //!
 //! Pure. Policy cannot make a grant live longer than it does, and cannot rest on one that is not there.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,8 +73,10 @@ fn rests_on<'a>(
 ) -> Result<Vec<&'a Arc<Grant>>, NotHeld> {
     let best_covering = || known.covering.first().copied().into_iter().collect();
     let Some(ids) = named else { return Ok(best_covering()) };
+    // Named twice it is still one grant, and one use of it.
+    let ids: BTreeSet<&str> = ids.iter().map(String::as_str).collect();
     let held: Option<Vec<_>> =
-        ids.iter().map(|id| known.active.iter().find(|grant| grant.id.as_str() == id)).collect();
+        ids.iter().map(|id| known.active.iter().find(|grant| grant.id.as_str() == *id)).collect();
     match (held, key) {
         (Some(held), _) => Ok(held),
         (None, GrantsKey::Binding) => Err(NotHeld),

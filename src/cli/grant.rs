@@ -188,6 +188,9 @@ struct Client {
 impl Client {
     async fn connect(connection: &Connection) -> anyhow::Result<Self> {
         let token = token(connection)?;
+        if !connection.api.starts_with("https://") && !is_on_this_machine(&connection.api) {
+            bail!("--api: {} would carry the token in clear; use https://", connection.api);
+        }
         let mut endpoint = Endpoint::from_shared(connection.api.clone())
             .with_context(|| format!("--api: {} is not a URL", connection.api))?
             .connect_timeout(CONNECT_TIMEOUT)
@@ -254,6 +257,14 @@ impl Client {
     fn explain(&self, status: &Status) -> anyhow::Error {
         anyhow::anyhow!("{} says: {} ({})", self.api, status.message(), status.code().description())
     }
+}
+
+fn is_on_this_machine(url: &str) -> bool {
+    let uri: Option<tonic::transport::Uri> = url.parse().ok();
+    uri.as_ref().and_then(|uri| uri.host()).is_some_and(|host| {
+        let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+        host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    })
 }
 
 fn token(connection: &Connection) -> anyhow::Result<Token> {

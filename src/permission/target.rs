@@ -15,7 +15,7 @@ pub enum AmbiguousPath {
     NotAbsolute,
     #[error("it has an empty segment (`//`)")]
     EmptySegment,
-    #[error("it has a `.` or `..` segment")]
+    #[error("it has a segment of dots and spaces alone")]
     DotSegment,
     #[error("it has a backslash or an encoded slash or backslash")]
     HiddenSeparator,
@@ -39,7 +39,7 @@ impl<'a> Target<'a> {
     #[must_use]
     pub fn http(host: &'a str, method: &'a str, path: &'a str, content_type: Option<&str>) -> Self {
         Self {
-            host: (!host.is_empty()).then(|| canonical_host_cow(host)),
+            host: canonical_host_cow(host),
             method: (!method.is_empty()).then(|| canonical_method(method)),
             path: Some(canonical_path(path)),
             is_grpc: content_type.is_some_and(|value| value.starts_with("application/grpc")),
@@ -51,7 +51,7 @@ impl<'a> Target<'a> {
     #[must_use]
     pub fn tcp(server_name: Option<&'a str>) -> Self {
         Self {
-            host: server_name.filter(|name| !name.is_empty()).map(canonical_host_cow),
+            host: server_name.and_then(canonical_host_cow),
             method: None,
             path: None,
             is_grpc: false,
@@ -105,12 +105,26 @@ impl<'a> Target<'a> {
     }
 }
 
-/// Lower case, without port and without the dot that ends a fully qualified name (RFC 9110, section 4.2.3).
-pub(super) fn canonical_host(host: &str) -> String {
-    canonical_host_cow(host).into_owned()
+/// What a pattern for hosts becomes. Patterns have stars, which names have not.
+pub(super) fn canonical_host_pattern(pattern: &str) -> String {
+    without_port_and_dot(pattern).to_ascii_lowercase()
 }
 
-fn canonical_host_cow(host: &str) -> Cow<'_, str> {
+/// `None` for what cannot be a host: it matches no pattern, so that `*.svc` does not cover `evil,a.svc`.
+fn canonical_host_cow(host: &str) -> Option<Cow<'_, str>> {
+    let name = without_port_and_dot(host);
+    let is_name = !name.is_empty()
+        && !name.starts_with('.')
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-:[]".contains(&byte));
+    if !is_name {
+        return None;
+    }
+    let has_upper = name.bytes().any(|byte| byte.is_ascii_uppercase());
+    Some(if has_upper { Cow::Owned(name.to_ascii_lowercase()) } else { Cow::Borrowed(name) })
+}
+
+/// Without port and without the dot that ends a fully qualified name (RFC 9110, section 4.2.3).
+fn without_port_and_dot(host: &str) -> &str {
     let name = match host.rsplit_once(':') {
         // "[::1]:80" and "a:80" lose the port, "[::1]" and a bare "::1" keep their colons.
         Some((name, port))
@@ -121,12 +135,7 @@ fn canonical_host_cow(host: &str) -> Cow<'_, str> {
         }
         _ => host,
     };
-    let name = name.strip_suffix('.').unwrap_or(name);
-    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        Cow::Owned(name.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(name)
-    }
+    name.strip_suffix('.').unwrap_or(name)
 }
 
 fn canonical_method(method: &str) -> Cow<'_, str> {
@@ -154,11 +163,14 @@ fn canonical_path(path_and_query: &str) -> Result<Cow<'_, str>, AmbiguousPath> {
     let segments = decoded[1..].split('/');
     let last = rest.matches('/').count();
     for (index, segment) in segments.enumerate() {
-        // Some servers drop `;parameters` before they resolve dots, so `/..;/` is a step up to them.
-        match segment.split_once(';').map_or(segment, |(name, _)| name) {
-            "." | ".." => return Err(AmbiguousPath::DotSegment),
-            "" if index < last => return Err(AmbiguousPath::EmptySegment),
-            _ => {}
+        // Some servers drop `;parameters` before they resolve dots, so `/..;/` is a step up to them; others drop
+        // spaces and dots at the end of a segment.
+        let name = segment.split_once(';').map_or(segment, |(name, _)| name);
+        if name.is_empty() && index < last {
+            return Err(AmbiguousPath::EmptySegment);
+        }
+        if !name.is_empty() && name.trim_end_matches(['.', ' ']).is_empty() {
+            return Err(AmbiguousPath::DotSegment);
         }
     }
     Ok(decoded)
@@ -209,7 +221,10 @@ mod tests {
             ("/%61dmin", Ok("/admin")),
             ("/a/", Ok("/a/")),
             ("/a;v=1/b", Ok("/a;v=1/b")),
-            ("/...", Ok("/...")),
+            ("/a.b/.c", Ok("/a.b/.c")),
+            ("/...", Err(AmbiguousPath::DotSegment)),
+            ("/a/..%20/b", Err(AmbiguousPath::DotSegment)),
+            ("/a/%20", Err(AmbiguousPath::DotSegment)),
             ("", Ok("")),
             ("*", Ok("*")),
             ("a/b", Err(AmbiguousPath::NotAbsolute)),
@@ -238,15 +253,19 @@ mod tests {
     #[test]
     fn hosts_lose_case_port_and_final_dot() {
         for (raw, expected) in [
-            ("Orders.Prod.svc:8443", "orders.prod.svc"),
-            ("orders.", "orders"),
-            ("orders.:80", "orders"),
-            ("[::1]:8080", "[::1]"),
-            ("[::1]", "[::1]"),
-            ("a:b", "a:b"),
+            ("Orders.Prod.svc:8443", Some("orders.prod.svc")),
+            ("orders.", Some("orders")),
+            ("orders.:80", Some("orders")),
+            ("[::1]:8080", Some("[::1]")),
+            ("[::1]", Some("[::1]")),
+            ("a@b.svc", None),
+            ("evil,a.svc", None),
+            (".svc", None),
+            ("", None),
         ] {
-            assert_eq!(canonical_host(raw), expected, "{raw}");
+            assert_eq!(canonical_host_cow(raw).as_deref(), expected, "{raw}");
         }
+        assert_eq!(canonical_host_pattern("*.Svc:80"), "*.svc");
     }
 
     #[test]

@@ -12,9 +12,9 @@ use crate::grant::Grant;
 use crate::principal::Caller;
 use crate::replica::Freshness;
 
-/// Grants whose document a worker keeps ready. A worker sees the grants of those who are calling now, so a few
+/// Grants whose document a worker keeps ready. A worker sees the grants of those who are calling now, so a
 /// thousand are many; beyond that the worker starts over rather than track which one is oldest.
-const MAX_READY_DOCUMENTS: usize = 4096;
+const MAX_READY_DOCUMENTS: usize = 1024;
 
 thread_local! {
     /// By address of the grant, which the entry keeps alive. One per thread, so that no reference count is shared.

@@ -8,6 +8,8 @@
 use regorus::Value;
 use regorus::unstable::{ArithOp, BinOp, Expr, Module};
 
+use thiserror::Error;
+
 use super::syntax::{self, Node};
 
 const ADD: &str = "daypass__add";
@@ -36,9 +38,11 @@ pub const BINARY: [(&str, Operation); 7] = [
 /// The functions of one argument that rewritten policies call.
 pub const UNARY: [(&str, UnaryOperation); 1] = [(DOMAIN, domain)];
 
-/// The module's text with its operators as calls. `None` if there is nothing to rewrite.
-#[must_use]
-pub fn rewrite(module: &Module, text: &str) -> Option<String> {
+/// The module's text with its operators as calls.
+///
+/// # Errors
+/// The text cannot be rewritten: a mistake here. Left as it was, it would not mean what it means in OPA.
+pub fn rewrite(module: &Module, text: &str) -> Result<String, CannotRewrite> {
     let mut edits = Vec::new();
     for rule in &module.policy {
         syntax::walk_rule(rule, &mut |node| match node {
@@ -47,21 +51,25 @@ pub fn rewrite(module: &Module, text: &str) -> Option<String> {
             Node::Local(_) => {}
         });
     }
-    if edits.is_empty() {
-        return None;
-    }
-    // Stable, so that of two calls opened at one place the outer one, found first, stays in front.
-    edits.sort_by_key(|edit| edit.at);
+    // A call ends before the operator that follows it without a space. Stable beyond that, so that of two calls opened
+    // at one place the outer one, found first, stays in front.
+    edits.sort_by_key(|edit| (edit.at, edit.replaces));
     let mut rewritten = String::with_capacity(text.len() + edits.len() * 16);
     let mut copied = 0;
     for edit in &edits {
-        rewritten.push_str(text.get(copied..edit.at)?);
+        rewritten.push_str(text.get(copied..edit.at).ok_or(CannotRewrite)?);
         rewritten.push_str(&edit.insert);
         copied = edit.at + edit.replaces;
     }
-    rewritten.push_str(text.get(copied..)?);
-    Some(rewritten)
+    rewritten.push_str(text.get(copied..).ok_or(CannotRewrite)?);
+    Ok(rewritten)
 }
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error(
+    "an operator in this file cannot be given OPA's meaning; put the parts of the expression on rules of their own"
+)]
+pub struct CannotRewrite;
 
 struct Edit {
     at: usize,
@@ -200,7 +208,7 @@ mod tests {
     use super::*;
 
     fn rewritten(text: &str) -> String {
-        rewrite(&syntax::parse("p.rego", text).unwrap(), text).unwrap_or_else(|| text.to_owned())
+        rewrite(&syntax::parse("p.rego", text).unwrap(), text).unwrap()
     }
 
     #[test]
@@ -214,6 +222,10 @@ mod tests {
                 "x := (a - b) * (c % 2)",
                 "x := daypass__multiply((daypass__subtract(a , b)) , (daypass__remainder(c , 2)))",
             ),
+            ("x := n*2+1", "x := daypass__add(daypass__multiply(n,2),1)"),
+            ("x := n-1-2", "x := daypass__subtract(daypass__subtract(n,1),2)"),
+            ("x := a-b|c", "x := daypass__unite(daypass__subtract(a,b),c)"),
+            ("x := {1}|{n}|{3}", "x := daypass__unite(daypass__unite({1},{n}),{3})"),
             ("x := a -1", "x := daypass__subtract(a ,1)"),
             ("x := a # - not this\n  - b", "x := daypass__subtract(a # - not this\n  , b)"),
             ("x if { some y in input.a.b; y }", "x if { some y in daypass__domain(input.a.b); y }"),

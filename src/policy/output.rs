@@ -25,6 +25,10 @@ const HTTP_STATUSES: &[std::ops::RangeInclusive<i64>] = &[
     510..=511,
 ];
 
+/// Protobuf readers stop at 100 nested messages, and a level of a Struct is up to three. An answer that Envoy cannot
+/// read is an error to it, which it could be told to let through.
+const MAX_METADATA_DEPTH: usize = 24;
+
 const DEFAULT_DENIED_STATUS: u16 = 403;
 
 /// A decision as policy put it, before it is held against the grants.
@@ -80,7 +84,7 @@ impl Ruling {
         let headers = get("headers").map_or(Ok(Pairs::new()), |value| header_pairs("headers", value))?;
         let metadata = match get("dynamic_metadata") {
             None => Vec::new(),
-            Some(Value::Object(members)) => json_members(members)?,
+            Some(Value::Object(members)) => json_members(members, 0)?,
             Some(other) => return Err(wrong_type("dynamic_metadata", "an object", other)),
         };
         let grants = match (get("grants").map(|value| strings("grants", value)), grants_key) {
@@ -155,6 +159,7 @@ fn header_pairs(name: &'static str, value: &Value) -> Result<Pairs, EvalError> {
 
 fn object_pairs(name: &'static str, members: &Object) -> Result<Pairs, EvalError> {
     let mut pairs = Pairs::with_capacity(members.len());
+    let is_unsendable = |text: &str| text.contains(['\r', '\n', '\0']);
     for (key, value) in members.iter_sorted() {
         let key = key_text(key)?;
         match value {
@@ -164,6 +169,9 @@ fn object_pairs(name: &'static str, members: &Object) -> Result<Pairs, EvalError
             }
             other => return Err(wrong_type(name, "strings or lists of strings as values", other)),
         }
+    }
+    if pairs.iter().any(|(key, value)| is_unsendable(key) || is_unsendable(value)) {
+        return Err(not(format!("`{name}` holds a line break or a NUL")));
     }
     Ok(pairs)
 }
@@ -180,11 +188,14 @@ fn strings(name: &'static str, value: &Value) -> Result<Vec<String>, EvalError> 
     }
 }
 
-fn json_members(members: &Object) -> Result<Vec<(String, Json)>, EvalError> {
-    members.iter_sorted().map(|(key, value)| Ok((key_text(key)?, json(value)?))).collect()
+fn json_members(members: &Object, depth: usize) -> Result<Vec<(String, Json)>, EvalError> {
+    members.iter_sorted().map(|(key, value)| Ok((key_text(key)?, json(value, depth + 1)?))).collect()
 }
 
-fn json(value: &Value) -> Result<Json, EvalError> {
+fn json(value: &Value, depth: usize) -> Result<Json, EvalError> {
+    if depth > MAX_METADATA_DEPTH {
+        return Err(not(format!("`dynamic_metadata` nests deeper than {MAX_METADATA_DEPTH} levels")));
+    }
     Ok(match value {
         Value::Null => Json::Null,
         Value::Bool(value) => Json::Bool(*value),
@@ -192,9 +203,13 @@ fn json(value: &Value) -> Result<Json, EvalError> {
             number.as_f64().ok_or_else(|| not("`dynamic_metadata` has a number too large".to_owned()))?,
         ),
         Value::String(text) => Json::String(text.to_string()),
-        Value::Array(items) => Json::List(items.iter().map(json).collect::<Result<_, _>>()?),
-        Value::Set(items) => Json::List(items.iter_sorted().map(json).collect::<Result<_, _>>()?),
-        Value::Object(members) => Json::Object(json_members(members)?),
+        Value::Array(items) => {
+            Json::List(items.iter().map(|item| json(item, depth + 1)).collect::<Result<_, _>>()?)
+        }
+        Value::Set(items) => {
+            Json::List(items.iter_sorted().map(|item| json(item, depth + 1)).collect::<Result<_, _>>()?)
+        }
+        Value::Object(members) => Json::Object(json_members(members, depth)?),
         Value::Undefined => return Err(not("`dynamic_metadata` holds an undefined value".to_owned())),
     })
 }
@@ -273,6 +288,12 @@ mod tests {
             r#"{"allowed": false, "body": {}}"#,
             r#"{"allowed": true, "query_parameters_to_set": [{"a": "1"}]}"#,
             r#"{"allowed": true, "dynamic_metadata": null}"#,
+            r#"{"allowed": false, "headers": {"a": "b\nc"}}"#,
+            &format!(
+                r#"{{"allowed": false, "dynamic_metadata": {{"x": {}{}}}}}"#,
+                "[".repeat(40),
+                "]".repeat(40)
+            ),
         ] {
             assert!(ruling(bad).is_err(), "{bad}");
         }

@@ -135,6 +135,23 @@ fn a_policy_that_loops_is_stopped() {
 }
 
 #[test]
+fn errors_do_not_quote_values() {
+    let text = "package a\nallow := input.s\nallow := \"other\" if input.s\n";
+    let error = decide(text, r#"{"s": "SECRET"}"#).unwrap_err().to_string();
+    assert!(error.contains("p.rego:") && !error.contains("SECRET"), "{error}");
+}
+
+#[test]
+fn operators_without_spaces_do_not_switch_rewriting_off() {
+    let text = "package a\ndefault allow := false\nallow if { n := 2; m := n*2+1; m == 5; input.s + 1 == 2 }\nallow if input.go";
+    assert!(allows(text, r#"{"s": "x", "go": true}"#));
+    let long = format!("package a\nallow if {} == 60", vec!["input.n"; 60].join(" + "));
+    let result =
+        compile(&long, "a/allow").map(|policy| policy.decide(Document::from_json(r#"{"n": 1}"#).unwrap()));
+    assert!(result.is_ok_and(|ruling| ruling.is_ok()), "a long row of operators");
+}
+
+#[test]
 fn an_evaluation_after_a_failed_one_starts_clean() {
     let text = "package a\nallow if { walk(input, [p, v]); p == [\"x\"]; v == 1 }\n\
         allow := false if input.conflict\nconflict := true if input.conflict\nallow if input.conflict";

@@ -118,7 +118,13 @@ async fn bind_unix(path: &Path) -> Result<CheckListener, ListenError> {
             Err(error) => return Err(failed(error)),
         }
     }
-    let listener = UnixListener::bind(path).map_err(failed)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE)).map_err(failed)?;
+    if std::fs::symlink_metadata(path).is_ok() {
+        return Err(failed(io::ErrorKind::AddrInUse.into()));
+    }
+    // Under its name only once it has its mode, so that nobody slips in before.
+    let draft = path.with_extension(format!("{}.tmp", std::process::id()));
+    let listener = UnixListener::bind(&draft).map_err(failed)?;
+    std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(SOCKET_MODE)).map_err(failed)?;
+    std::fs::rename(&draft, path).map_err(failed)?;
     Ok(CheckListener::Unix { listener, path: path.to_owned() })
 }

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::thread;
 
-use envoy_types::pb::envoy::service::auth::v3::authorization_server::AuthorizationServer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -21,11 +20,11 @@ use tonic::transport::server::Connected;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
 use super::{reflection, wait_until_stopped};
-use crate::authz::{AuthorizationService, Checker};
+use crate::authz::{Checker, GuardedService};
 use crate::config::Config;
 
 /// Evaluation recurses: deep documents and long rule chains need more than a thread's usual 2 MiB.
-const STACK_BYTES: usize = 16 * 1024 * 1024;
+pub(super) const STACK_BYTES: usize = 16 * 1024 * 1024;
 
 /// An accepted connection on its way to its worker, bound to no runtime.
 pub enum Connection {
@@ -112,8 +111,7 @@ async fn serve<H: Health>(
     connections: mpsc::UnboundedReceiver<Connection>,
     stopped: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
-    let authorization = AuthorizationServer::new(AuthorizationService(checker))
-        .max_decoding_message_size(limits.max_message_bytes);
+    let authorization = GuardedService::new(checker, limits.max_message_bytes);
     let incoming = UnboundedReceiverStream::new(connections).map(Stream::register);
     Server::builder()
         .max_concurrent_streams(u32::try_from(limits.max_concurrent_checks).unwrap_or(u32::MAX))

@@ -4,6 +4,7 @@
 //! revocation could be overtaken by the creation it revokes.
 
 use std::num::NonZeroU64;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -41,10 +42,17 @@ impl EmbeddedStore {
     /// The file cannot be opened: no permission, damaged, or in use by another daypass.
     pub fn open(data_dir: &Path, around: Surroundings) -> Result<Self, StoreError> {
         let path = data_dir.join(FILE_NAME);
-        let database = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create(&path)
-            .map_err(|error| StoreError::unavailable(format!("{}: {error}", path.display())))?;
+        let failed =
+            |error: &dyn std::fmt::Display| StoreError::unavailable(format!("{}: {error}", path.display()));
+        // Made with its mode before anything is in it: justifications and tickets are nobody else's business.
+        std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|error| failed(&error))?;
+        let database =
+            Database::builder().set_cache_size(CACHE_BYTES).create(&path).map_err(|error| failed(&error))?;
         Self::with(database, around)
     }
 

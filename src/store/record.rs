@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use crate::clock::Now;
@@ -22,32 +22,32 @@ pub const MAX_VALUE_BYTES: usize = 64 * 1024;
 #[serde(deny_unknown_fields)]
 pub struct GrantRecord {
     pub v: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     pub subject: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub permissions: Vec<PermissionRecord>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub max_uses: Option<NonZeroU64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub conditions: Option<ConditionsRecord>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub attributes: Option<Map<String, Value>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub entitlement: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub request: Option<String>,
     #[serde(default, skip_serializing_if = "Approvers::is_empty")]
     pub approved_by: Approvers,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub justification: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub ticket: Option<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub break_glass: bool,
@@ -56,21 +56,26 @@ pub struct GrantRecord {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PermissionRecord {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub hosts: Option<Vec<String>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub methods: Option<Vec<String>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub paths: Option<Vec<String>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub grpc_methods: Option<Vec<String>>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConditionsRecord {
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// Required, and never empty: a condition that says nothing is a writer's lookup that found nothing.
     pub source_cidrs: Vec<String>,
+}
+
+/// A field that is there has a value: `null` would read as "no restriction" where somebody meant to write one.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 /// One name, or a list of them.
@@ -178,7 +183,11 @@ impl GrantRecord {
             Permission::new(&PermissionLists { hosts, methods, paths, grpc_methods })
         });
         let permissions = permissions.collect::<Result<_, _>>().map_err(|_| Refusal::BadPermission)?;
-        let ranges = self.conditions.unwrap_or_default().source_cidrs;
+        let ranges = match self.conditions {
+            Some(conditions) if conditions.source_cidrs.is_empty() => return Err(Refusal::BadField),
+            Some(conditions) => conditions.source_cidrs,
+            None => Vec::new(),
+        };
         let source_cidrs = ranges.iter().map(|range| range.parse::<Cidr>()).collect::<Result<_, _>>();
         let provenance = Provenance {
             request: self.request.map(Into::into),
@@ -267,6 +276,15 @@ mod tests {
             (r#"{"v":1,"subject":"user:a","attributes":[]}"#, Refusal::BadField),
             (r#"{"v":1,"subject":"user:a","subject":"user:b"}"#, Refusal::BadField),
             (r#"{"v":1,"subject":"user:a","conditions":{"source_cidrs":["x"]}}"#, Refusal::BadField),
+            (r#"{"v":1,"subject":"user:a","conditions":{"source_cidrs":[]}}"#, Refusal::BadField),
+            (r#"{"v":1,"subject":"user:a","conditions":{}}"#, Refusal::BadField),
+            (r#"{"v":1,"subject":"user:a","conditions":null}"#, Refusal::BadField),
+            (r#"{"v":1,"subject":"user:a","max_uses":null}"#, Refusal::BadField),
+            (r#"{"v":1,"subject":"user:a","expires_at":null}"#, Refusal::BadField),
+            (
+                r#"{"v":1,"subject":"user:a","permissions":[{"hosts":null,"paths":["/x"]}]}"#,
+                Refusal::BadField,
+            ),
         ] {
             assert_eq!(read(value).map(|_| ()), Err(refusal), "{value}");
         }

@@ -30,17 +30,22 @@ const BATCH: usize = 500;
 /// Takes one use. Both keys lie in one cluster slot. The grant's key is an argument, because a sidecar's user may
 /// read it and not write it, and Redis asks for both on everything that is declared.
 ///
-/// KEYS[1] uses counter · ARGV[1] grant key · ARGV[2] value decided on · ARGV[3] max uses
+/// The counter lives by a TTL of its own, renewed with every attempt: with the grant's, a grant that is extended after
+/// its last use would come back with all its uses.
+///
+/// KEYS[1] uses counter · ARGV[1] grant key · ARGV[2] value decided on · ARGV[3] max uses · ARGV[4] counter TTL in ms
 const TAKE_USE: &str = r"
 local value = redis.call('GET', ARGV[1])
 if not value or value ~= ARGV[2] then return -1 end
-local ttl = redis.call('PTTL', ARGV[1])
-if ttl <= 0 then return -1 end
+if redis.call('PTTL', ARGV[1]) <= 0 then return -1 end
 local used = tonumber(redis.call('GET', KEYS[1]) or '0')
-if used >= tonumber(ARGV[3]) then return 0 end
-redis.call('SET', KEYS[1], used + 1, 'PX', ttl)
-return 1
+local taken = used < tonumber(ARGV[3]) and 1 or 0
+redis.call('SET', KEYS[1], used + taken, 'PX', ARGV[4])
+return taken
 ";
+
+/// In grants' longest lives. An unused grant must be extended more than once before its counter could be gone.
+const COUNTER_LIVES: u32 = 2;
 
 #[derive(Debug)]
 pub struct RedisStore {
@@ -134,6 +139,7 @@ impl RedisStore {
             .arg(self.keys.grant(&grant.id))
             .arg(&*grant.document)
             .arg(max_uses.get())
+            .arg(u64::try_from((self.around.max_ttl * COUNTER_LIVES).as_millis()).unwrap_or(u64::MAX))
             .query_async(&mut connection)
             .await
             .map_err(StoreError::unavailable)?;

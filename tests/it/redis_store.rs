@@ -295,6 +295,35 @@ async fn uses_are_counted_over_all_sidecars() {
     }
 }
 
+#[tokio::test]
+async fn an_extension_brings_no_uses_back() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let daypass = started(&redis, &[]);
+    let mut client = daypass.client().await;
+    let limited = ALICES_GRANT.replace("\"v\":1", "\"v\":1,\"max_uses\":1");
+    set(&redis, "g", &limited, 1_500);
+    until(&mut client, "grant").await;
+    until(&mut client, "uses_exhausted").await;
+    set(&redis, "g", &limited, 60_000);
+    let first_end = Instant::now() + Duration::from_millis(1_600);
+    while Instant::now() < first_end {
+        assert_ne!(reason(&client.check(alice()).await), "grant");
+    }
+    until(&mut client, "uses_exhausted").await;
+}
+
+#[tokio::test]
+async fn a_replica_of_redis_is_not_believed() {
+    let (Some(master), Some(other)) = (Redis::start(&[]), Redis::start(&[])) else { return };
+    let daypass = started(&other, &[]);
+    let mut client = daypass.client().await;
+    set(&other, "g", ALICES_GRANT, 60_000);
+    until(&mut client, "grant").await;
+    redis::cmd("REPLICAOF").arg("127.0.0.1").arg(master.port).query::<()>(&mut other.connect()).unwrap();
+    until(&mut client, "stale").await;
+    wait_for("the reason in the log", || daypass.log().contains("the server is a replica").then_some(()));
+}
+
 /// With what a URL would have to escape.
 const PASSWORD: &str = "s3cret:/@";
 

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
+use envoy_types::pb::envoy::config::core::v3::{HeaderMap, HeaderValue, Metadata};
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
+use envoy_types::pb::google::protobuf::value::Kind;
+use envoy_types::pb::google::protobuf::{Struct, Value};
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
@@ -190,19 +192,37 @@ async fn both_ways_of_sending_headers_give_one_decision() {
     assert!(!is_allow(&client.check(with(HttpRequest::default())).await));
 }
 
+/// What Envoy would take for an error, it could be told to let through.
 #[tokio::test]
-async fn a_message_over_the_limit_is_refused_and_the_next_one_is_not() {
+async fn what_never_becomes_a_check_is_denied_too() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let config = write_file(dir.path(), "d.yaml", "limits: {max_message_bytes: 2000}\n");
     let daypass = Daypass::start_in(&dir, &["--config", &config]);
+    let mut client = daypass.client().await;
     let large = request("alice", "GET", "orders.svc", &format!("/{}", "x".repeat(3000)));
-    let mut client =
-        envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient::new(
-            channel(&daypass.check).await,
-        );
-    let status = client.check(large).await.unwrap_err();
-    assert_eq!(status.code(), tonic::Code::OutOfRange, "{status:?}");
-    assert!(client.check(alice()).await.is_ok());
+    let deep = CheckRequest {
+        attributes: Some(AttributeContext {
+            metadata_context: Some(Metadata {
+                filter_metadata: [("f".to_owned(), nested(40))].into(),
+                ..Metadata::default()
+            }),
+            ..AttributeContext::default()
+        }),
+    };
+    for unreadable in [large, deep] {
+        let response = client.check(unreadable).await;
+        assert_eq!((reason(&response).as_str(), denied_status(&response)), ("bad_request", 400));
+    }
+    assert_eq!(reason(&client.check(alice()).await), "no_grant");
+    assert_eq!(daypass.metric("daypass_checks_total{outcome=\"deny\",reason=\"bad_request\"}"), 2);
+}
+
+fn nested(depth: usize) -> Struct {
+    let innermost = Struct::default();
+    (0..depth).fold(innermost, |inner, _| {
+        let value = Value { kind: Some(Kind::StructValue(inner)) };
+        Struct { fields: [("k".to_owned(), value)].into() }
+    })
 }
 
 #[test]

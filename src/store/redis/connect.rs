@@ -29,9 +29,11 @@ impl std::fmt::Debug for RedisUrl {
 
 impl std::fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (self.0.split_once("://"), self.0.rsplit_once('@')) {
+        // User and password may also be in the query.
+        let plain = self.0.split('?').next().unwrap_or_default();
+        match (plain.split_once("://"), plain.rsplit_once('@')) {
             (Some((scheme, _)), Some((_, place))) => write!(f, "{scheme}://***@{place}"),
-            _ => f.write_str(self.0.split('?').next().unwrap_or_default()),
+            _ => f.write_str(plain),
         }
     }
 }
@@ -119,6 +121,8 @@ mod tests {
     fn a_password_is_never_printed() {
         let shown = |text: &str| format!("{0} {0:?}", text.parse::<RedisUrl>().unwrap());
         assert_eq!(shown("redis://u:se@cret@h:1/2"), "redis://***@h:1/2 redis://***@h:1/2");
-        assert!(!shown("unix:///r?user=u&pass=secret").contains("secret"));
+        for url in ["unix:///r?user=u&pass=secret", "unix:///r?user=u@x&pass=secret"] {
+            assert!(!shown(url).contains("secret"), "{url}");
+        }
     }
 }

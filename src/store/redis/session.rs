@@ -26,6 +26,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use super::keys::{Cursor, Keys};
 use super::record::{self, ReadAt};
 use super::{BATCH, ReadValue, RedisStore, Surroundings, connect, read_values};
+use crate::clock::Now;
 use crate::grant::{GrantId, Refusal};
 use crate::replica::ReplicaFull;
 
@@ -47,6 +48,8 @@ enum SessionEnd {
     Closed,
     #[error("no answer to the heartbeat within {0:?}")]
     HeartbeatLost(Duration),
+    #[error("the server is a replica; name the master")]
+    NotMaster,
     #[error(transparent)]
     Full(#[from] ReplicaFull),
 }
@@ -101,6 +104,9 @@ async fn run(
         Box::new(move |push| session.on_push(push))
     };
     let mut connection = connect::open(&store.config, SYNC_TIMEOUT, Some(handler)).await?;
+    if !is_master(&redis::cmd("ROLE").query_async(&mut connection).await?) {
+        return Err(SessionEnd::NotMaster);
+    }
     let started = session.around.clock.now();
     let () = redis::cmd("CLIENT")
         .arg(&["TRACKING", "ON", "BCAST", "PREFIX", session.keys.grant_prefix()])
@@ -109,7 +115,7 @@ async fn run(
     let heartbeats = heartbeat(session, connection.clone(), store.config.max_staleness);
     let work = async {
         session.sync(&mut connection).await?;
-        session.around.replica.confirm(started.boot);
+        session.confirm(started);
         tracing::info!(store = %store.config.url, grants = session.around.replica.len(), "in step with the store");
         loop {
             session.apply(&mut connection, changes.recv().await, &mut changes).await?;
@@ -133,13 +139,26 @@ async fn heartbeat(
     loop {
         ticks.tick().await;
         let sent = session.around.clock.now();
-        let mut command = redis::cmd("GET");
-        command.arg(session.keys.heartbeat());
-        let answer = command.query_async::<redis::Value>(&mut connection);
-        timeout(period, answer).await.map_err(|_| SessionEnd::HeartbeatLost(period))??;
-        if session.is_synced() {
-            session.around.replica.confirm(sent.boot);
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("GET").arg(session.keys.heartbeat()).ignore().cmd("ROLE");
+        let answer = pipeline.query_async::<(redis::Value,)>(&mut connection);
+        let (role,) = timeout(period, answer).await.map_err(|_| SessionEnd::HeartbeatLost(period))??;
+        if !is_master(&role) {
+            return Err(SessionEnd::NotMaster);
         }
+        session.confirm(sent);
+    }
+}
+
+/// A replica, or a master that was demoted under an open connection, knows nothing of what its master acknowledged.
+fn is_master(role: &redis::Value) -> bool {
+    match role {
+        redis::Value::Array(parts) => match parts.first() {
+            Some(redis::Value::BulkString(name)) => name == b"master",
+            Some(redis::Value::SimpleString(name)) => name == "master",
+            _ => false,
+        },
+        _ => false,
     }
 }
 
@@ -168,6 +187,14 @@ impl Session {
 
     fn is_synced(&self) -> bool {
         self.is_synced.load(Ordering::Acquire)
+    }
+
+    /// Under the lock that a flush takes too: an emptied replica must not be called fresh.
+    fn confirm(&self, sent: Now) {
+        let _tokens = self.tokens();
+        if self.is_synced() {
+            self.around.replica.confirm(sent.boot);
+        }
     }
 
     fn tokens(&self) -> MutexGuard<'_, HashMap<String, u64>> {
