@@ -171,9 +171,15 @@ impl Checker {
         match self.replica.lookup(caller, now) {
             Lookup::Settled(active) => Ok(active),
             Lookup::Unsettled => {
-                timeout(self.config.settle_timeout, self.replica.settled(caller, self.clock))
-                    .await
-                    .map_err(|_| DenyReason::Stale)
+                let settled = self.replica.settled(caller, self.clock);
+                let active = timeout(self.config.settle_timeout, settled).await;
+                let active = active.map_err(|_| DenyReason::Stale)?;
+                // What was fresh before the wait need not be so after it.
+                if self.replica.freshness(self.clock.now()).is_fresh() {
+                    Ok(active)
+                } else {
+                    Err(DenyReason::Stale)
+                }
             }
         }
     }
