@@ -25,7 +25,6 @@ demo: build $(if $(REDIS),redis-server) ## See it work on a real Envoy (REDIS=1:
 
 test: tools ## All tests; installs what they need
 	REQUIRE_ALL=1 $(CARGO) nextest run --locked
-	REQUIRE_ALL=1 $(CARGO) test --locked --doc
 
 bench: redis-server h2load ## CPU per check beside a bare tonic server, and memory per grant
 	REQUIRE_ALL=1 $(CARGO) bench --locked --bench check

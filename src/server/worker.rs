@@ -13,6 +13,7 @@ use std::thread;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::Server;
@@ -88,10 +89,11 @@ impl Workers {
         Ok((workers, connections))
     }
 
-    /// Resolves when all have ended as they should, or one as it should not.
+    /// Resolves when all have ended as they should, or the first as it should not.
     pub async fn ended(self) -> Result<(), String> {
-        for ended in self.ended {
-            ended.await.map_err(|_| "a worker panicked".to_owned())??;
+        let mut workers: JoinSet<_> = self.ended.into_iter().collect();
+        while let Some(ended) = workers.join_next().await {
+            ended.map_err(|error| error.to_string())?.map_err(|_| "a worker panicked".to_owned())??;
         }
         Ok(())
     }
@@ -187,5 +189,19 @@ impl AsyncWrite for Stream {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_any_worker_is_noticed() {
+        let (_running, first) = oneshot::channel();
+        let (panicked, second) = oneshot::channel();
+        drop(panicked);
+        let workers = Workers { ended: vec![first, second] };
+        assert_eq!(workers.ended().await, Err("a worker panicked".to_owned()));
     }
 }
