@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-pub use serve::ServeArgs;
+use crate::config::ServeArgs;
 
 /// Just-in-time access for Envoy.
 ///

@@ -1,5 +1,6 @@
 //! What was typed becomes what is needed, once, with all mistakes reported together.
 
+mod args;
 mod file;
 mod reader;
 
@@ -14,11 +15,11 @@ use thiserror::Error;
 
 use crate::audit::LogTarget;
 use crate::authz::{self, BodyParsing, Enforcement, IdentitySource, StreamLimits};
-use crate::cli::ServeArgs;
 use crate::policy::DecisionPath;
 use crate::store::{RedisConfig, RedisUrl};
 use crate::telemetry::{LogConfig, LogFormat};
 
+pub use args::ServeArgs;
 use file::FileSettings;
 
 /// One mistake, with the place it was made in.

@@ -3,9 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use daypass::cli::ServeArgs;
 use daypass::clock::Clock;
-use daypass::config::Config;
+use daypass::config::{Config, ServeArgs};
 use daypass::policy::{DecisionPath, Policy, Sources};
 use daypass::store::record::{ReadAt, Ttl, decode};
 

@@ -75,7 +75,7 @@ fn libraries_stay_where_they_are_hidden() {
         ("redis::", &["store/redis", "store.rs"]),
         ("prometheus", &["metrics.rs", "server.rs"]),
         ("axum", &["ops.rs", "server.rs"]),
-        ("clap", &["cli", "main.rs"]),
+        ("clap", &["cli", "config/args.rs", "main.rs"]),
         ("saphyr", &["config", "policy/source.rs"]),
         ("tonic", &["api", "authz.rs", "authz/guard.rs", "cli/grant.rs", "server"]),
         ("serde_json", &["api", "audit.rs", "cli", "config", "ops.rs", "policy", "server.rs", "store"]),
