@@ -13,3 +13,4 @@ mod redis_store;
 mod replica_model;
 mod serving;
 mod tidy;
+mod tls;

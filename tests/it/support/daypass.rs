@@ -43,9 +43,19 @@ impl Daypass {
         Self::try_start(dir, args).unwrap_or_else(|log| panic!("daypass did not start:\n{log}"))
     }
 
+    pub fn start_with_env(env: &[(&str, &str)], args: &[&str]) -> Self {
+        let mut command = binary();
+        command.envs(env.iter().copied());
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        Self::try_spawn(command, &dir, args).unwrap_or_else(|log| panic!("daypass did not start:\n{log}"))
+    }
+
     /// The log, if it ends instead of listening.
     pub fn try_start(dir: &Arc<TempDir>, args: &[&str]) -> Result<Self, String> {
-        let mut command = binary();
+        Self::try_spawn(binary(), dir, args)
+    }
+
+    fn try_spawn(mut command: Command, dir: &Arc<TempDir>, args: &[&str]) -> Result<Self, String> {
         command.args(["serve", "--data-dir"]).arg(dir.path().join("data"));
         for flag in ["--listen", "--api-listen", "--ops-listen"] {
             if !args.contains(&flag) {
