@@ -191,3 +191,18 @@ fn the_default_policy_passes_its_own_tests() {
         assert_eq!(value, Ok(Document::bool(true)), "{rule}");
     }
 }
+
+#[test]
+fn the_default_policy_reads_little_of_a_request() {
+    let policy = compile_built_in();
+    let reads = |path: &[&str]| policy.reads().touches(path);
+    assert!(reads(&["attributes", "request", "http", "path"]) && reads(&["jit", "covering"]));
+    for unread in ["headers", "headerMap", "body", "rawBody"] {
+        assert!(!reads(&["attributes", "request", "http", unread]), "{unread}");
+    }
+    assert!(!reads(&["attributes", "metadataContext"]) && !reads(&["parsed_body"]));
+}
+
+fn compile_built_in() -> Policy {
+    Policy::compile(&Sources::built_in(), &DecisionPath::new("envoy/authz/allow"), LIMIT).unwrap()
+}
