@@ -29,7 +29,7 @@ use crate::clock::{Clock, Now};
 use crate::decision::{Decision, DenyReason};
 use crate::grant::{self, Grant};
 use crate::metrics::{CheckObserver, Metrics};
-use crate::policy::{self, Policy};
+use crate::policy::{self, GrantsKey, Policy};
 use crate::principal::Caller;
 use crate::replica::{Freshness, Lookup, Replica};
 use crate::store::{Store, Use};
@@ -41,6 +41,7 @@ pub use request::BodyParsing;
 pub use response::StreamLimits;
 
 use request::Parsed;
+use response::Contract;
 use settle::Known;
 
 /// Whether denials are only reported (`--dry-run`).
@@ -112,11 +113,19 @@ impl Checker {
             tracing::warn!(decision_id = id, reason = answer.decision.reason_code(), "{error}");
         }
         observer.end(&answer.decision);
-        let context = response::Context { decision_id: &id, limits: self.config.stream };
+        let context = self.context(&id);
         match &answer.bad_request {
             Some(message) => response::render_bad_request(answer.decision, message, context),
             None => response::render(answer.decision, context),
         }
+    }
+
+    fn context<'a>(&self, decision_id: &'a str) -> response::Context<'a> {
+        let contract = match self.policy.grants_key() {
+            GrantsKey::Binding => Contract::Daypass,
+            GrantsKey::Foreign => Contract::OpaEnvoy,
+        };
+        response::Context { decision_id, limits: self.config.stream, contract }
     }
 
     /// For a message that could not be decoded, or was too large: counted and answered, whoever sent it.
@@ -126,7 +135,7 @@ impl Checker {
         let id = uuid::Uuid::new_v4().hyphenated().to_string();
         tracing::warn!(decision_id = id, reason = decision.reason_code(), "not a check: {error}");
         observer.end(&decision);
-        response::render(decision, response::Context { decision_id: &id, limits: self.config.stream })
+        response::render(decision, self.context(&id))
     }
 
     /// Parse, identify, look up, evaluate, settle, consume.

@@ -68,6 +68,7 @@ pub struct Policy {
     data: Value,
     entry: String,
     reads: InputReads,
+    grants_key: GrantsKey,
     time_limit: Duration,
 }
 
@@ -98,6 +99,7 @@ impl Policy {
             modules,
             data,
             entry: rule_path(path),
+            grants_key: if reads.names("jit") { GrantsKey::Binding } else { GrantsKey::Foreign },
             reads,
             time_limit,
         };
@@ -116,17 +118,17 @@ impl Policy {
         &self.reads
     }
 
-    /// Whether `grants` in a decision means grants.
+    /// Whether `grants` in a decision means grants: only a policy that spells out `input.jit` speaks of them.
     #[must_use]
     pub fn grants_key(&self) -> GrantsKey {
-        if self.reads.touches(&["jit"]) { GrantsKey::Binding } else { GrantsKey::Foreign }
+        self.grants_key
     }
 
     /// # Errors
     /// There is no decision; see [`EvalError`].
     pub fn decide(&self, input: Document) -> Result<Ruling, EvalError> {
         let value = self.evaluate(input.0, &self.entry)?;
-        Ruling::from_value(&value, self.grants_key())
+        Ruling::from_value(&value, self.grants_key)
     }
 
     /// Value of one rule, by its full name. For tests of policies.

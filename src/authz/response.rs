@@ -15,7 +15,7 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{BoolValue, ListValue, Struct, Value};
 use envoy_types::pb::google::rpc::Status;
 
-use crate::decision::{AllowReason, Basis, Decision, DeniedHttp, Json, Mutations, Verdict};
+use crate::decision::{AllowReason, Basis, Decision, DeniedHttp, DenyReason, Json, Mutations, Verdict};
 
 /// `google.rpc.Code`. Anything but 0 denies.
 const OK: i32 = 0;
@@ -35,11 +35,22 @@ pub struct StreamLimits {
     pub retry_horizon: Duration,
 }
 
+/// Whose contract an answer keeps where the two differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contract {
+    /// Every answer carries its reason.
+    Daypass,
+    /// For a policy that never names `input.jit`: what it decides without a grant is answered to the letter as
+    /// OPA-Envoy answers it, so that whoever reads the metadata finds what was there before.
+    OpaEnvoy,
+}
+
 /// What stands in the answer beside the decision.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
     pub decision_id: &'a str,
     pub limits: StreamLimits,
+    pub contract: Contract,
 }
 
 #[must_use]
@@ -53,7 +64,7 @@ pub fn render(decision: Decision, context: Context<'_>) -> CheckResponse {
     };
     CheckResponse {
         status: Some(Status { code, message: String::new(), details: Vec::new() }),
-        dynamic_metadata: Some(metadata),
+        dynamic_metadata: metadata,
         http_response,
     }
 }
@@ -141,10 +152,20 @@ fn as_policy_said(pairs: Vec<(String, String)>) -> Vec<HeaderValueOption> {
 }
 
 /// Policy's own metadata, under ours: an access log must be able to trust `grant` and `reason`.
-fn metadata(decision: &Decision, context: Context<'_>) -> Struct {
+fn metadata(decision: &Decision, context: Context<'_>) -> Option<Struct> {
     let mut fields: HashMap<String, Value> =
         decision.metadata.iter().map(|(name, value)| (name.clone(), json(value))).collect();
     let mut set = |name: &str, value: Value| fields.insert(name.to_owned(), value);
+    if context.contract == Contract::OpaEnvoy {
+        match opa_knows(decision) {
+            OpaKnows::Decision => {
+                set("decision_id", text(context.decision_id));
+                return Some(Struct { fields });
+            }
+            OpaKnows::BadRequest => return None,
+            OpaKnows::Nothing => {}
+        }
+    }
     set("decision_id", text(context.decision_id));
     set("reason", text(decision.reason_code()));
     if let Verdict::Allow { reason: AllowReason::DryRun(reason), .. } = decision.verdict {
@@ -167,7 +188,29 @@ fn metadata(decision: &Decision, context: Context<'_>) -> Struct {
             set("break_glass", Value { kind: Some(Kind::BoolValue(true)) });
         }
     }
-    Struct { fields }
+    Some(Struct { fields })
+}
+
+/// What of a decision OPA-Envoy would have made too.
+enum OpaKnows {
+    /// Policy's own yes or no.
+    Decision,
+    /// A request that cannot be read, which it answers without metadata.
+    BadRequest,
+    /// Grants, and everything that is daypass' own denial.
+    Nothing,
+}
+
+fn opa_knows(decision: &Decision) -> OpaKnows {
+    match &decision.verdict {
+        Verdict::Allow {
+            reason: AllowReason::Policy | AllowReason::DryRun(DenyReason::PolicyDenied),
+            ..
+        }
+        | Verdict::Deny { reason: DenyReason::PolicyDenied, .. } => OpaKnows::Decision,
+        Verdict::Deny { reason: DenyReason::BadRequest, .. } => OpaKnows::BadRequest,
+        Verdict::Allow { .. } | Verdict::Deny { .. } => OpaKnows::Nothing,
+    }
 }
 
 fn text(text: &str) -> Value {
@@ -197,10 +240,13 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::decision::DenyReason;
 
     fn limits(lease: Option<u64>) -> StreamLimits {
         StreamLimits { lease: lease.map(Duration::from_secs), retry_horizon: Duration::from_secs(60) }
+    }
+
+    fn context(limits: StreamLimits) -> Context<'static> {
+        Context { decision_id: "d", limits, contract: Contract::Daypass }
     }
 
     fn headers(remaining: Duration, lease: Option<u64>) -> Vec<(String, String)> {
@@ -218,7 +264,7 @@ mod tests {
         let verdict =
             Verdict::Allow { reason: AllowReason::Grant, mutations: Some(mutations), basis: Some(basis) };
         let decision = Decision { verdict, metadata: vec![("grant".into(), Json::String("forged".into()))] };
-        let response = render(decision, Context { decision_id: "d", limits: limits(lease) });
+        let response = render(decision, context(limits(lease)));
         assert_eq!(response.dynamic_metadata.unwrap().fields["grant"], text("g"));
         let Some(HttpResponse::OkResponse(ok)) = response.http_response else { panic!("not an allow") };
         ok.headers.into_iter().map(|h| h.header.unwrap()).map(|h| (h.key, h.value)).skip(1).collect()
@@ -237,7 +283,7 @@ mod tests {
     #[test]
     fn every_denial_has_a_status_that_denies() {
         for reason in DenyReason::ALL {
-            let response = render(Decision::deny(reason), Context { decision_id: "d", limits: limits(None) });
+            let response = render(Decision::deny(reason), context(limits(None)));
             assert_eq!(response.status.unwrap().code, PERMISSION_DENIED);
             let Some(HttpResponse::DeniedResponse(denied)) = response.http_response else {
                 panic!("{reason:?}")

@@ -23,6 +23,14 @@ impl InputReads {
     }
 }
 
+impl InputReads {
+    /// Whether any rule spells out `input.<name>`, as opposed to reading `input` as a whole.
+    #[must_use]
+    pub fn names(&self, name: &str) -> bool {
+        self.0.iter().any(|read| read.first().is_some_and(|first| first == name))
+    }
+}
+
 pub struct Analysis {
     pub reads: InputReads,
     pub problems: Vec<Problem>,

@@ -51,7 +51,7 @@ pub enum Outcome {
 /// Whether the decision's `grants` is daypass' key or one that an OPA-Envoy policy has for itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GrantsKey {
-    /// The policy reads `input.jit`, so it speaks of grants.
+    /// The policy names `input.jit`, so it speaks of grants.
     Binding,
     /// It was written for OPA-Envoy, which ignores keys it does not know. A list of ids is still understood.
     Foreign,
