@@ -1,3 +1,5 @@
+//! The configuration file and the flags, from text to `Config`.
+
 use std::fs;
 
 use super::*;

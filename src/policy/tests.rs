@@ -1,3 +1,5 @@
+//! Policies through the door that a check uses: compile, decide, and what is refused.
+
 use std::time::{Duration, Instant};
 
 use super::*;
