@@ -302,24 +302,39 @@ impl Session {
             self.refuse(self.keys.grant_id(key).unwrap_or_default(), Refusal::BadId);
         }
         for batch in keys.chunks(BATCH) {
-            let registered: Vec<u64> = {
-                let mut tokens = self.tokens();
-                let register = |key: &&String| {
-                    let token = self.token();
-                    tokens.insert((*key).clone(), token);
-                    token
-                };
-                batch.iter().map(register).collect()
-            };
+            let registered = self.register(batch);
             let sent = self.around.clock.now();
             let values = read_values(connection, batch).await?;
-            let mut tokens = self.tokens();
-            for ((key, token), value) in batch.iter().zip(registered).zip(values) {
-                // Otherwise a push came meanwhile, and what it announced is read by itself.
-                if tokens.get(*key) == Some(&token) {
-                    tokens.remove(*key);
-                    self.take_in(key, value, |ttl| ReadAt { sent, ttl })?;
-                }
+            self.take_replies(batch, &registered, values, sent)?;
+        }
+        Ok(())
+    }
+
+    /// Before a read is sent: a token for each key, which a push takes away.
+    fn register(&self, keys: &[&String]) -> Vec<u64> {
+        let mut tokens = self.tokens();
+        let register = |key: &&String| {
+            let token = self.token();
+            tokens.insert((*key).clone(), token);
+            token
+        };
+        keys.iter().map(register).collect()
+    }
+
+    /// Takes in the replies whose tokens are still there. Where one is not, a push came meanwhile, and what it
+    /// announced is read by itself.
+    fn take_replies(
+        &self,
+        keys: &[&String],
+        registered: &[u64],
+        values: Vec<ReadValue>,
+        sent: Now,
+    ) -> Result<(), ReplicaFull> {
+        let mut tokens = self.tokens();
+        for ((key, token), value) in keys.iter().zip(registered).zip(values) {
+            if tokens.get(*key) == Some(token) {
+                tokens.remove(*key);
+                self.take_in(key, value, |ttl| ReadAt { sent, ttl })?;
             }
         }
         Ok(())
@@ -354,5 +369,112 @@ impl Session {
         let shown: String = id.chars().filter(|c| !c.is_control()).take(SHOWN).collect();
         tracing::warn!(grant = shown, reason = refusal.code(), "stored value refused as a grant");
         self.around.metrics.count_refused(refusal);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::{RedisConfig, RedisStore};
+    use super::*;
+    use crate::clock::Clock;
+    use crate::metrics::Metrics;
+    use crate::principal::Caller;
+    use crate::replica::{Lookup, Replica, Staleness};
+    use crate::store::record::Ttl;
+
+    const VALUE: &str = r#"{"v":1,"subject":"user:alice"}"#;
+
+    fn session() -> (Session, mpsc::UnboundedReceiver<Change>) {
+        let around = Surroundings {
+            replica: Arc::new(Replica::new(Staleness::AtMost(Duration::from_secs(2)), 10)),
+            metrics: Arc::new(Metrics::new().unwrap()),
+            clock: Clock::System,
+            max_ttl: Duration::from_secs(3600),
+        };
+        let config = RedisConfig {
+            url: "redis://127.0.0.1:1".parse().unwrap(),
+            password_file: None,
+            key_prefix: "{jit}".to_owned(),
+            max_staleness: Duration::from_secs(2),
+        };
+        let (changes, received) = mpsc::unbounded_channel();
+        (Session::new(&RedisStore::new(config, around), changes), received)
+    }
+
+    fn invalidation(keys: Option<&[&str]>) -> PushInfo {
+        let bulk = |key: &&str| redis::Value::BulkString(key.as_bytes().to_vec());
+        let data =
+            keys.map_or(redis::Value::Nil, |keys| redis::Value::Array(keys.iter().map(bulk).collect()));
+        PushInfo { kind: PushKind::Invalidate, data: vec![data] }
+    }
+
+    fn present() -> Vec<ReadValue> {
+        vec![ReadValue::Present { bytes: VALUE.into(), ttl: Ttl::Left(Duration::from_secs(60)) }]
+    }
+
+    /// Active grants of alice; none if one of them is being read again.
+    fn known(session: &Session) -> Option<usize> {
+        let alice = Caller::new(vec!["user:alice".parse().unwrap()]);
+        match session.around.replica.lookup(&alice, Clock::System.now()) {
+            Lookup::Settled(grants) => Some(grants.len()),
+            Lookup::Unsettled => None,
+        }
+    }
+
+    fn read(session: &Session, during: impl FnOnce()) {
+        let key = "{jit}:grant:g".to_owned();
+        let registered = session.register(&[&key]);
+        let sent = Clock::System.now();
+        during();
+        session.take_replies(&[&key], &registered, present(), sent).unwrap();
+    }
+
+    #[test]
+    fn a_reply_counts_only_if_no_push_overtook_it() {
+        let (session, _changes) = session();
+        read(&session, || session.on_push(invalidation(Some(&["{jit}:grant:g"]))));
+        assert_eq!(known(&session), Some(0), "the old value of a key that changed meanwhile");
+        read(&session, || session.on_push(invalidation(Some(&["{jit}:grant:other", "foreign"]))));
+        assert_eq!(known(&session), Some(1));
+    }
+
+    #[test]
+    fn an_announced_grant_is_not_used_until_it_was_read_again() {
+        let (session, mut changes) = session();
+        read(&session, || ());
+        session.on_push(invalidation(Some(&["{jit}:grant:g"])));
+        assert_eq!(known(&session), None);
+        assert!(matches!(changes.try_recv(), Ok(Change::Keys(keys)) if keys == ["{jit}:grant:g"]));
+        read(&session, || ());
+        assert_eq!(known(&session), Some(1));
+    }
+
+    #[test]
+    fn a_flush_forgets_everything_and_that_it_was_fresh() {
+        let (session, mut changes) = session();
+        let is_fresh = |session: &Session| session.around.replica.freshness(Clock::System.now()).is_fresh();
+        session.confirm(Clock::System.now());
+        assert!(!is_fresh(&session), "before the first complete pass");
+        session.is_synced.store(true, Ordering::Release);
+        session.confirm(Clock::System.now());
+        assert!(is_fresh(&session));
+        read(&session, || session.on_push(invalidation(None)));
+        assert!(matches!(changes.try_recv(), Ok(Change::Everything)));
+        session.confirm(Clock::System.now());
+        assert!(!is_fresh(&session));
+        assert_eq!(known(&session), Some(0), "a value read before the flush");
+    }
+
+    #[test]
+    fn only_a_master_is_believed() {
+        let role = |name: &str| {
+            redis::Value::Array(vec![redis::Value::BulkString(name.into()), redis::Value::Int(0)])
+        };
+        assert!(is_master(&role("master")));
+        assert!(
+            !is_master(&role("slave")) && !is_master(&role("sentinel")) && !is_master(&redis::Value::Nil)
+        );
     }
 }
