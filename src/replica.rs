@@ -87,8 +87,9 @@ struct Index {
 /// change of one of them a search.
 #[derive(Debug)]
 struct Place {
-    subject: Principal,
-    position: usize,
+    grant: Arc<Grant>,
+    /// Four bytes: `max_grants` are held, and each costs what its place does.
+    position: u32,
 }
 
 #[derive(Debug)]
@@ -244,9 +245,7 @@ impl Replica {
 
     #[must_use]
     pub fn get(&self, id: &str) -> Option<Arc<Grant>> {
-        let index = self.read();
-        let place = index.by_id.get(id)?;
-        index.by_subject.get(&place.subject)?.get(place.position).map(|slot| Arc::clone(&slot.grant))
+        self.read().by_id.get(id).map(|place| Arc::clone(&place.grant))
     }
 
     #[must_use]
@@ -281,17 +280,21 @@ impl Index {
         if let Some((subject, _)) = self.by_subject.get_key_value(&grant.subject) {
             grant.subject = subject.clone();
         }
-        let (id, subject) = (grant.id.clone(), grant.subject.clone());
-        let slots = self.by_subject.entry(subject.clone()).or_default();
-        self.by_id.insert(id, Place { subject, position: slots.len() });
-        slots.push(Slot { grant: Arc::new(grant), pass: self.pass, is_suspect: false });
+        let grant = Arc::new(grant);
+        let slots = self.by_subject.entry(grant.subject.clone()).or_default();
+        let position = u32::try_from(slots.len()).unwrap_or(u32::MAX);
+        self.by_id.insert(grant.id.clone(), Place { grant: Arc::clone(&grant), position });
+        slots.push(Slot { grant, pass: self.pass, is_suspect: false });
     }
 
     fn remove(&mut self, id: &str) {
-        let Some(Place { subject, position }) = self.by_id.remove(id) else { return };
-        let MapEntry::Occupied(mut slots) = self.by_subject.entry(subject) else { return };
-        slots.get_mut().swap_remove(position);
-        if let Some(moved) = slots.get().get(position)
+        let Some(Place { grant, position }) = self.by_id.remove(id) else { return };
+        let MapEntry::Occupied(mut slots) = self.by_subject.entry(grant.subject.clone()) else { return };
+        let index = position as usize;
+        if index < slots.get().len() {
+            slots.get_mut().swap_remove(index);
+        }
+        if let Some(moved) = slots.get().get(index)
             && let Some(place) = self.by_id.get_mut(moved.grant.id.as_str())
         {
             place.position = position;
@@ -303,7 +306,7 @@ impl Index {
 
     fn slot_mut(&mut self, id: &str) -> Option<&mut Slot> {
         let place = self.by_id.get(id)?;
-        self.by_subject.get_mut(&place.subject)?.get_mut(place.position)
+        self.by_subject.get_mut(&place.grant.subject)?.get_mut(place.position as usize)
     }
 }
 
