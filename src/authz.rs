@@ -13,8 +13,8 @@ mod multipart;
 mod request;
 mod response;
 mod settle;
+mod uses;
 
-use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -32,17 +32,19 @@ use crate::metrics::{CheckObserver, Metrics};
 use crate::policy::{self, GrantsKey, Policy};
 use crate::principal::Caller;
 use crate::replica::{Freshness, Lookup, Replica};
-use crate::store::{Store, Use};
+use crate::store::{Limited, Store, Use};
 
 pub use guard::GuardedService;
 pub use identity::IdentitySource;
 pub use input::Wanted;
 pub use request::BodyParsing;
 pub use response::StreamLimits;
+pub use uses::RequestIds;
 
 use request::Parsed;
 use response::Contract;
 use settle::Known;
+use uses::{Next, Spent};
 
 /// Whether denials are only reported (`--dry-run`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +64,7 @@ pub struct Config {
     /// For a changed grant to be read again, within `check_timeout`.
     pub settle_timeout: Duration,
     pub max_concurrent_checks: usize,
+    pub request_ids: RequestIds,
 }
 
 /// Everything a check needs. Shared by all workers; nothing in it is locked across an await.
@@ -98,14 +101,14 @@ impl Checker {
     /// One check, from message to message.
     pub async fn check(&self, request: &CheckRequest) -> CheckResponse {
         let observer = self.metrics.observe_check();
+        let id = uuid::Uuid::new_v4().hyphenated().to_string();
         let mut answer = match InFlight::enter(&self.in_flight, self.config.max_concurrent_checks) {
-            Some(_in_flight) => self.answer(request, &observer).await,
+            Some(_in_flight) => self.answer(request, &id, &observer).await,
             None => Answer::new(Decision::deny(DenyReason::Overloaded)),
         };
         if self.config.enforcement == Enforcement::DryRun {
             answer.decision = answer.decision.into_dry_run();
         }
-        let id = uuid::Uuid::new_v4().hyphenated().to_string();
         if let Some(log) = &self.log {
             log.record(self.record(request, &answer, &id, &observer));
         }
@@ -138,33 +141,45 @@ impl Checker {
         response::render(decision, self.context(&id))
     }
 
-    /// Parse, identify, look up, evaluate, settle, consume.
-    async fn answer(&self, request: &CheckRequest, observer: &CheckObserver<'_>) -> Answer {
-        let parsed = match request::parse(request, self.config.body_parsing) {
-            Ok(parsed) => parsed,
-            Err(error) => return bad_request(&error),
-        };
-        let caller = match identity::identify(&parsed, &self.config.identity) {
-            Ok(caller) => caller,
-            Err(error) => {
-                let decision = Decision::deny_with(DenyReason::IdentityConflict, &error.to_string());
-                return Answer::new(decision);
+    /// Parse, identify, look up, evaluate, settle, consume. Where a use-limited grant turns out to be of no use, the
+    /// check is decided again without it: the caller may hold another one.
+    async fn answer(&self, request: &CheckRequest, id: &str, observer: &CheckObserver<'_>) -> Answer {
+        let mut spent = Spent::default();
+        loop {
+            let parsed = match request::parse(request, self.config.body_parsing) {
+                Ok(parsed) => parsed,
+                Err(error) => return bad_request(&error),
+            };
+            let caller = match identity::identify(&parsed, &self.config.identity) {
+                Ok(caller) => caller,
+                Err(error) => {
+                    let decision = Decision::deny_with(DenyReason::IdentityConflict, &error.to_string());
+                    return Answer::new(decision);
+                }
+            };
+            let now = self.clock.now();
+            let freshness = self.replica.freshness(now);
+            let mut active = match self.active_grants(&caller, freshness, now).await {
+                Ok(active) => active,
+                Err(reason) => return Answer { caller, ..Answer::new(Decision::deny(reason)) },
+            };
+            spent.remove_from(&mut active);
+            let (decision, limited, error) = self.decide(parsed, &caller, &active, freshness);
+            if limited.is_empty() {
+                return Answer { decision: spent.explain(decision), caller, bad_request: None, error };
             }
-        };
-        let now = self.clock.now();
-        let freshness = self.replica.freshness(now);
-        let active = match self.active_grants(&caller, freshness, now).await {
-            Ok(active) => active,
-            Err(reason) => return Answer { caller, ..Answer::new(Decision::deny(reason)) },
-        };
-        let (decision, limited, error) = self.decide(parsed, &caller, &active, freshness);
-        let decision = match self.take_uses(&limited, observer).await {
-            Ok(()) if limited.is_empty() => decision,
-            // Taking uses took time, of which the grants have less left now.
-            Ok(()) => decision.after(self.clock.now().boot.since(now.boot)),
-            Err(reason) => Decision::deny(reason),
-        };
-        Answer { decision, caller, bad_request: None, error }
+            let check = uses::check_key(request, id, self.config.request_ids);
+            let decision = match self.take_uses(limited, &check, observer).await {
+                // Taking uses took time, of which the grants have less left now.
+                Ok(Use::Taken) => decision.after(self.clock.now().boot.since(now.boot)),
+                Ok(outcome) => match spent.note(outcome) {
+                    Next::Again => continue,
+                    Next::Deny(reason) => Decision::deny(reason),
+                },
+                Err(reason) => Decision::deny(reason),
+            };
+            return Answer { decision, caller, bad_request: None, error: None };
+        }
     }
 
     /// None if the replica may not be used: then policy sees no grants, and only what rests on none can pass.
@@ -177,18 +192,25 @@ impl Checker {
         if !freshness.is_fresh() {
             return Ok(Vec::new());
         }
-        match self.replica.lookup(caller, now) {
-            Lookup::Settled(active) => Ok(active),
+        let found = match self.replica.lookup(caller, now) {
             Lookup::Unsettled => {
                 let settled = self.replica.settled(caller, self.clock);
-                let active = timeout(self.config.settle_timeout, settled).await;
-                let active = active.map_err(|_| DenyReason::Stale)?;
+                let settled = timeout(self.config.settle_timeout, settled).await;
                 // What was fresh before the wait need not be so after it.
-                if self.replica.freshness(self.clock.now()).is_fresh() {
-                    Ok(active)
-                } else {
-                    Err(DenyReason::Stale)
+                if !self.replica.freshness(self.clock.now()).is_fresh() {
+                    return Err(DenyReason::Stale);
                 }
+                settled.map_err(|_| DenyReason::Stale)?
+            }
+            found => found,
+        };
+        match found {
+            Lookup::Settled(active) => Ok(active),
+            Lookup::Unsettled => Err(DenyReason::Stale),
+            Lookup::TooMany => {
+                let principals = caller.principals().iter().map(ToString::to_string).collect::<Vec<_>>();
+                tracing::warn!(principals = principals.join(","), "one of these holds more grants than allowed");
+                Err(DenyReason::TooManyGrants)
             }
         }
     }
@@ -200,7 +222,7 @@ impl Checker {
         caller: &Caller,
         active: &[Arc<Grant>],
         freshness: Freshness,
-    ) -> (Decision, Vec<Arc<Grant>>, Option<String>) {
+    ) -> (Decision, Vec<Limited>, Option<String>) {
         let covering = grant::covering(active, &parsed.target);
         let input = input::build(parsed, self.wanted, || policy::jit(caller, active, &covering, freshness));
         let started = Instant::now();
@@ -219,24 +241,19 @@ impl Checker {
 
     async fn take_uses(
         &self,
-        limited: &[Arc<Grant>],
+        limited: Vec<Limited>,
+        check: &str,
         observer: &CheckObserver<'_>,
-    ) -> Result<(), DenyReason> {
-        for grant in limited {
-            let max_uses = grant.max_uses.unwrap_or(NonZeroU64::MIN);
-            let left = self.config.check_timeout.saturating_sub(observer.elapsed());
-            match timeout(left, self.store.take_use(grant, max_uses)).await {
-                Ok(Ok(Use::Taken)) => {}
-                Ok(Ok(Use::Exhausted)) => return Err(DenyReason::UsesExhausted),
-                Ok(Ok(Use::Gone)) => return Err(DenyReason::NoGrant),
-                Ok(Err(error)) => {
-                    tracing::warn!(grant = %grant.id, "a use could not be taken: {error}");
-                    return Err(DenyReason::Stale);
-                }
-                Err(_) => return Err(DenyReason::Timeout),
+    ) -> Result<Use, DenyReason> {
+        let left = self.config.check_timeout.saturating_sub(observer.elapsed());
+        match timeout(left, self.store.take_uses(limited, check, left)).await {
+            Ok(Ok(outcome)) => Ok(outcome),
+            Ok(Err(error)) => {
+                tracing::warn!(check, "a use could not be taken: {error}");
+                Err(DenyReason::Stale)
             }
+            Err(_) => Err(DenyReason::Timeout),
         }
-        Ok(())
     }
 
     fn record(

@@ -14,8 +14,9 @@ use jiff::SignedDuration;
 use thiserror::Error;
 
 use crate::audit::LogTarget;
-use crate::authz::{self, BodyParsing, Enforcement, IdentitySource, StreamLimits};
+use crate::authz::{self, BodyParsing, Enforcement, IdentitySource, RequestIds, StreamLimits};
 use crate::policy::DecisionPath;
+use crate::replica::Limits;
 use crate::store::{RedisConfig, RedisUrl};
 use crate::telemetry::{LogConfig, LogFormat};
 
@@ -125,7 +126,7 @@ pub struct Config {
     pub reflection: bool,
     pub max_message_bytes: usize,
     pub max_grant_ttl: Duration,
-    pub max_grants: usize,
+    pub replica_limits: Limits,
     pub drain_timeout: Duration,
 }
 
@@ -145,6 +146,10 @@ const DEFAULT_MAX_CONCURRENT_CHECKS: usize = 1024;
 const DEFAULT_MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 const DEFAULT_MAX_GRANT_TTL: Duration = Duration::from_secs(24 * 3600);
 const DEFAULT_MAX_GRANTS: usize = 100_000;
+/// A check looks at each of them, at about a microsecond apiece.
+const DEFAULT_MAX_GRANTS_PER_PRINCIPAL: usize = 1_000;
+/// Replicas say every second that they are there; one of them may be late.
+const DEFAULT_MAX_LAG: Duration = Duration::from_secs(2);
 const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// With a minute or less left a retry could outlive the grant by much of its own length.
 const DEFAULT_RETRY_HORIZON: Duration = Duration::from_secs(60);
@@ -209,7 +214,16 @@ fn assemble(args: &ServeArgs, file: FileSettings, problems: &mut Vec<Problem>) -
     {
         problem("key_prefix", format!("{key_prefix:?} has other characters than A-Z, a-z, 0-9 and {{}}_.:-"));
     }
-    let redis = |url| RedisConfig { url, password_file: file.store_password_file, key_prefix, max_staleness };
+    let redis = |url| RedisConfig {
+        url,
+        password_file: file.redis.password_file,
+        sentinel: file.redis.sentinel,
+        tls: file.redis.tls,
+        key_prefix,
+        max_staleness,
+        require_replicas: file.redis.require_replicas.unwrap_or(0),
+        max_lag: file.redis.max_lag.unwrap_or(DEFAULT_MAX_LAG),
+    };
     let store = match store_kind(args.store.as_deref().or(file.store.as_deref())) {
         Ok(StoreKind::Embedded) => Some(StoreConfig::Embedded),
         Ok(StoreKind::Memory) => Some(StoreConfig::Memory),
@@ -258,6 +272,11 @@ fn assemble(args: &ServeArgs, file: FileSettings, problems: &mut Vec<Problem>) -
             check_timeout,
             settle_timeout,
             max_concurrent_checks: file.max_concurrent_checks.unwrap_or(DEFAULT_MAX_CONCURRENT_CHECKS),
+            request_ids: if file.trust_request_id == Some(true) {
+                RequestIds::Trusted
+            } else {
+                RequestIds::Ignored
+            },
         },
         api: ApiConfig { token_file: file.token_file, tls: file.tls },
         log: LogConfig {
@@ -268,7 +287,10 @@ fn assemble(args: &ServeArgs, file: FileSettings, problems: &mut Vec<Problem>) -
         reflection: args.reflection || file.reflection == Some(true),
         max_message_bytes: file.max_message_bytes.unwrap_or(DEFAULT_MAX_MESSAGE_BYTES),
         max_grant_ttl: file.max_grant_ttl.unwrap_or(DEFAULT_MAX_GRANT_TTL),
-        max_grants: file.max_grants.unwrap_or(DEFAULT_MAX_GRANTS),
+        replica_limits: Limits {
+            grants: file.max_grants.unwrap_or(DEFAULT_MAX_GRANTS),
+            grants_per_principal: file.max_grants_per_principal.unwrap_or(DEFAULT_MAX_GRANTS_PER_PRINCIPAL),
+        },
         drain_timeout: file.drain_timeout.unwrap_or(DEFAULT_DRAIN_TIMEOUT),
     })
 }
@@ -285,7 +307,7 @@ fn store_kind(text: Option<&str>) -> Result<StoreKind, String> {
         None | Some("embedded") => Ok(StoreKind::Embedded),
         Some("embedded:memory") => Ok(StoreKind::Memory),
         Some(url) => url.parse().map(StoreKind::Redis).map_err(|error| {
-            format!("{error}; a store is embedded, embedded:memory, or a redis://, rediss:// or unix:// URL")
+            format!("{error}; a store is embedded, embedded:memory, or such a URL")
         }),
     }
 }

@@ -39,6 +39,14 @@ pub enum DenyReason {
     Locked,
     /// The deciding grant has no uses left.
     UsesExhausted,
+    /// The deciding grant was revoked while the request was being decided.
+    GrantRevoked,
+    /// The deciding grant ran out while the request was being decided.
+    GrantExpired,
+    /// The deciding grant changed, and changed again, while the request was being decided.
+    GrantChanged,
+    /// A principal of the caller holds more grants than a check may look at.
+    TooManyGrants,
     /// The deciding grant ends within [`MIN_REMAINING`].
     GrantEnding,
     /// The grants cannot be known: the replica is not fresh.
@@ -58,11 +66,15 @@ pub enum DenyReason {
 }
 
 impl DenyReason {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 16] = [
         Self::NoGrant,
         Self::NotCovered,
         Self::Locked,
         Self::UsesExhausted,
+        Self::GrantRevoked,
+        Self::GrantExpired,
+        Self::GrantChanged,
+        Self::TooManyGrants,
         Self::GrantEnding,
         Self::Stale,
         Self::PolicyDenied,
@@ -80,6 +92,10 @@ impl DenyReason {
             Self::NotCovered => "not_covered",
             Self::Locked => "locked",
             Self::UsesExhausted => "uses_exhausted",
+            Self::GrantRevoked => "grant_revoked",
+            Self::GrantExpired => "grant_expired",
+            Self::GrantChanged => "grant_changed",
+            Self::TooManyGrants => "too_many_grants",
             Self::GrantEnding => "grant_ending",
             Self::Stale => "stale",
             Self::PolicyDenied => "policy_denied",
@@ -99,10 +115,12 @@ impl DenyReason {
             | Self::NotCovered
             | Self::Locked
             | Self::UsesExhausted
+            | Self::GrantRevoked
+            | Self::GrantExpired
             | Self::GrantEnding
             | Self::PolicyDenied
             | Self::IdentityConflict => 403,
-            Self::Stale | Self::Overloaded | Self::Timeout => 503,
+            Self::Stale | Self::GrantChanged | Self::TooManyGrants | Self::Overloaded | Self::Timeout => 503,
             Self::PolicyError => 500,
             Self::BadRequest => 400,
         }
@@ -116,6 +134,10 @@ impl DenyReason {
             Self::NotCovered => "your grants do not cover this request",
             Self::Locked => "access is locked",
             Self::UsesExhausted => "the grant for this request has no uses left",
+            Self::GrantRevoked => "the grant for this request was revoked",
+            Self::GrantExpired => "the grant for this request has ended",
+            Self::GrantChanged => "the grant for this request is being changed; try again",
+            Self::TooManyGrants => "too many grants to look at; their operator can see whose in the log",
             Self::GrantEnding => "the grant for this request is about to end",
             Self::Stale => "the grants cannot be read at the moment; try again",
             Self::PolicyDenied => "denied by policy",

@@ -28,6 +28,12 @@ pub struct Metrics {
     policy_loads: IntCounterVec,
     decision_log_lost: IntCounter,
     resyncs: IntCounter,
+    sessions_ended: IntCounterVec,
+    forgotten: IntCounter,
+    reapplied: IntCounter,
+    store_replicas: IntGauge,
+    store_concerns: IntGauge,
+    clock_skew_seconds: Gauge,
     replica_grants: IntGauge,
     replica_age_seconds: Gauge,
     replica_fresh: IntGauge,
@@ -73,6 +79,31 @@ impl Metrics {
                 "Decision-log lines lost to a full queue.",
             )?,
             resyncs: counter("daypass_replica_resyncs_total", "Complete copies of the store's grants.")?,
+            sessions_ended: counters(
+                "daypass_store_sessions_ended_total",
+                "Ends of the connection that keeps the replica, and failures to get one, by cause.",
+                &["cause"],
+            )?,
+            forgotten: counter(
+                "daypass_revocations_forgotten_total",
+                "Vanished grants that were not remembered for want of room.",
+            )?,
+            reapplied: counter(
+                "daypass_revocations_reapplied_total",
+                "Revocations that the store had lost and was asked for again.",
+            )?,
+            store_replicas: IntGauge::new(
+                "daypass_store_replicas",
+                "Replicas of the store heard of within max_lag.",
+            )?,
+            store_concerns: IntGauge::new(
+                "daypass_store_concerns",
+                "Settings of the store that should be changed; the log names them.",
+            )?,
+            clock_skew_seconds: Gauge::new(
+                "daypass_store_clock_skew_seconds",
+                "Between the store's clock and this machine's.",
+            )?,
             replica_grants: IntGauge::new("daypass_replica_grants", "Grants in the replica.")?,
             replica_age_seconds: Gauge::new(
                 "daypass_replica_age_seconds",
@@ -80,7 +111,7 @@ impl Metrics {
             )?,
             replica_fresh: IntGauge::new("daypass_replica_fresh", "1 while the replica may be used.")?,
         };
-        let families: [Box<dyn Collector>; 12] = [
+        let families: [Box<dyn Collector>; 18] = [
             Box::new(metrics.checks.clone()),
             Box::new(metrics.check_seconds.clone()),
             Box::new(metrics.evaluation_seconds.clone()),
@@ -89,6 +120,12 @@ impl Metrics {
             Box::new(metrics.policy_loads.clone()),
             Box::new(metrics.decision_log_lost.clone()),
             Box::new(metrics.resyncs.clone()),
+            Box::new(metrics.sessions_ended.clone()),
+            Box::new(metrics.forgotten.clone()),
+            Box::new(metrics.reapplied.clone()),
+            Box::new(metrics.store_replicas.clone()),
+            Box::new(metrics.store_concerns.clone()),
+            Box::new(metrics.clock_skew_seconds.clone()),
             Box::new(metrics.replica_grants.clone()),
             Box::new(metrics.replica_age_seconds.clone()),
             Box::new(metrics.replica_fresh.clone()),
@@ -131,6 +168,33 @@ impl Metrics {
 
     pub fn count_resync(&self) {
         self.resyncs.inc();
+    }
+
+    pub fn count_session_end(&self, cause: &str) {
+        self.sessions_ended.with_label_values(&[cause]).inc();
+    }
+
+    pub fn count_forgotten(&self) {
+        self.forgotten.inc();
+    }
+
+    pub fn count_reapplied(&self) {
+        self.reapplied.inc();
+    }
+
+    pub fn set_store_replicas(&self, replicas: usize) {
+        self.store_replicas.set(i64::try_from(replicas).unwrap_or(i64::MAX));
+    }
+
+    pub fn set_store_concerns(&self, concerns: usize) {
+        self.store_concerns.set(i64::try_from(concerns).unwrap_or(i64::MAX));
+    }
+
+    /// What it was before.
+    pub fn set_clock_skew(&self, skew: Duration) -> Duration {
+        let before = self.clock_skew_seconds.get();
+        self.clock_skew_seconds.set(skew.as_secs_f64());
+        Duration::try_from_secs_f64(before).unwrap_or_default()
     }
 
     pub fn set_replica(&self, grants: usize, age: Option<Duration>, is_fresh: bool) {

@@ -26,38 +26,43 @@ pub struct Readiness {
 }
 
 /// One thing that is in the way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotReady {
     Draining,
     /// No complete copy of the grants yet, or the store forgot everything.
-    ReplicaNeverSynced,
+    ReplicaNeverSynced {
+        trouble: Option<Arc<str>>,
+    },
     ReplicaStale {
         age_ms: u128,
+        trouble: Option<Arc<str>>,
     },
 }
 
 impl NotReady {
-    fn component(self) -> &'static str {
+    fn component(&self) -> &'static str {
         match self {
             Self::Draining => "process",
-            Self::ReplicaNeverSynced | Self::ReplicaStale { .. } => "replica",
+            Self::ReplicaNeverSynced { .. } | Self::ReplicaStale { .. } => "replica",
         }
     }
 
-    fn message(self) -> String {
+    fn message(&self) -> String {
         match self {
             Self::Draining => "shutting down".to_owned(),
-            Self::ReplicaNeverSynced => {
-                "the store's grants have not been read yet; is the store up?".to_owned()
+            Self::ReplicaNeverSynced { trouble } => {
+                format!("the store's grants have not been read yet: {}", trouble.as_deref().unwrap_or(UNTOLD))
             }
-            Self::ReplicaStale { age_ms } => {
-                format!(
-                    "the store has not answered for {age_ms} ms; every check that rests on grants is denied"
-                )
-            }
+            Self::ReplicaStale { age_ms, trouble } => format!(
+                "the store has not answered for {age_ms} ms, and every check that rests on grants is denied: {}",
+                trouble.as_deref().unwrap_or(UNTOLD)
+            ),
         }
     }
 }
+
+/// While nothing has failed yet.
+const UNTOLD: &str = "waiting for it";
 
 impl Readiness {
     #[must_use]
@@ -68,9 +73,10 @@ impl Readiness {
         }
         let freshness = self.replica.freshness(self.clock.now());
         if !freshness.is_fresh() {
+            let trouble = self.replica.trouble();
             obstacles.push(match freshness.age() {
-                None => NotReady::ReplicaNeverSynced,
-                Some(age) => NotReady::ReplicaStale { age_ms: age.as_millis() },
+                None => NotReady::ReplicaNeverSynced { trouble },
+                Some(age) => NotReady::ReplicaStale { age_ms: age.as_millis(), trouble },
             });
         }
         obstacles

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -53,8 +53,26 @@ impl Freshness {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("the replica holds its maximum of {0} grants")]
+#[error("the replica holds its maximum of {0} grants (`max_grants`)")]
 pub struct ReplicaFull(pub usize);
+
+/// How many grants there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// In all. Each costs memory, about 1 KiB, in every sidecar.
+    pub grants: usize,
+    /// Of one principal. Each costs every check of that principal the time to look at it.
+    pub grants_per_principal: usize,
+}
+
+/// Why one more grant of a principal cannot be given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum NoRoom {
+    #[error("there are `max_grants` ({0}) grants already")]
+    InAll(usize),
+    #[error("the principal holds `max_grants_per_principal` ({0}) grants already")]
+    ForPrincipal(usize),
+}
 
 /// What is known of a caller's grants at one moment.
 #[derive(Debug, Clone)]
@@ -62,6 +80,8 @@ pub enum Lookup {
     Settled(Vec<Arc<Grant>>),
     /// A grant of this caller changed and is being read again.
     Unsettled,
+    /// One of the principals holds more grants than a check may look at. To look at some of them would be a guess.
+    TooMany,
 }
 
 #[derive(Debug)]
@@ -71,8 +91,10 @@ pub struct Replica {
     /// Microseconds on the boot clock plus one; 0 is "never complete".
     fresh_at: AtomicU64,
     staleness: Staleness,
-    max_grants: usize,
+    limits: Limits,
     settled: Notify,
+    /// Why the store cannot be followed at the moment, for people. Never asked by a decision.
+    trouble: Mutex<Option<Arc<str>>>,
 }
 
 #[derive(Debug, Default)]
@@ -103,13 +125,14 @@ struct Slot {
 
 impl Replica {
     #[must_use]
-    pub fn new(staleness: Staleness, max_grants: usize) -> Self {
+    pub fn new(staleness: Staleness, limits: Limits) -> Self {
         Self {
             index: RwLock::default(),
             fresh_at: AtomicU64::new(0),
             staleness,
-            max_grants,
+            limits,
             settled: Notify::new(),
+            trouble: Mutex::default(),
         }
     }
 
@@ -121,20 +144,22 @@ impl Replica {
         let inserted = {
             let mut index = self.write();
             index.remove(grant.id.as_str());
-            if index.by_id.len() < self.max_grants {
+            if index.by_id.len() < self.limits.grants {
                 index.insert(grant);
                 Ok(())
             } else {
-                Err(ReplicaFull(self.max_grants))
+                Err(ReplicaFull(self.limits.grants))
             }
         };
         self.settled.notify_waiters();
         inserted
     }
 
-    pub fn remove(&self, id: &str) {
-        self.write().remove(id);
+    /// What was removed.
+    pub fn remove(&self, id: &str) -> Option<Arc<Grant>> {
+        let removed = self.write().remove(id);
         self.settled.notify_waiters();
+        removed
     }
 
     /// Stops using a grant until it is inserted or removed again.
@@ -145,13 +170,15 @@ impl Replica {
         }
     }
 
-    /// Forgets everything, also that it was ever complete.
-    pub fn clear(&self) {
+    /// Forgets everything, also that it was ever complete. What there was.
+    pub fn clear(&self) -> Vec<Arc<Grant>> {
         self.fresh_at.store(0, Ordering::Release);
         let mut index = self.write();
-        *index = Index { pass: index.pass, ..Index::default() };
+        let pass = index.pass;
+        let before = std::mem::replace(&mut *index, Index { pass, ..Index::default() });
         drop(index);
         self.settled.notify_waiters();
+        before.by_id.into_values().map(|place| place.grant).collect()
     }
 
     /// Begins a complete pass over the store.
@@ -160,16 +187,14 @@ impl Replica {
         index.pass = index.pass.wrapping_add(1);
     }
 
-    /// Ends it: what was not inserted since it began is gone from the store, unless `keep` knows better.
-    pub fn end_pass(&self, keep: impl Fn(&str) -> bool) {
+    /// Ends it: what was not inserted since it began is gone from the store, unless `keep` knows better. What is gone.
+    pub fn end_pass(&self, keep: impl Fn(&str) -> bool) -> Vec<Arc<Grant>> {
         let unseen: Vec<GrantId> = {
             let index = self.read();
             let slots = index.by_subject.values().flatten().filter(|slot| slot.pass != index.pass);
             slots.map(|slot| slot.grant.id.clone()).filter(|id| !keep(id.as_str())).collect()
         };
-        for id in unseen {
-            self.remove(id.as_str());
-        }
+        unseen.iter().filter_map(|id| self.remove(id.as_str())).collect()
     }
 
     /// Drops what has ended. Expiry itself needs no sweep, memory does.
@@ -217,7 +242,11 @@ impl Replica {
         let mut active = Vec::new();
         let index = self.read();
         for principal in caller.principals() {
-            for slot in index.by_subject.get(principal).into_iter().flatten() {
+            let slots = index.by_subject.get(principal).map(Vec::as_slice).unwrap_or_default();
+            if slots.len() > self.limits.grants_per_principal {
+                return Lookup::TooMany;
+            }
+            for slot in slots {
                 if slot.is_suspect {
                     return Lookup::Unsettled;
                 }
@@ -230,15 +259,15 @@ impl Replica {
     }
 
     /// Waits until a change was read in, then looks again. The caller bounds the wait.
-    pub async fn settled(&self, caller: &Caller, clock: crate::clock::Clock) -> Vec<Arc<Grant>> {
+    pub async fn settled(&self, caller: &Caller, clock: crate::clock::Clock) -> Lookup {
         loop {
             // Registered before the look, so that a change between look and wait is not missed.
             let changed = self.settled.notified();
             let mut changed = std::pin::pin!(changed);
             changed.as_mut().enable();
             match self.lookup(caller, clock.now()) {
-                Lookup::Settled(active) => return active,
                 Lookup::Unsettled => changed.await,
+                settled => return settled,
             }
         }
     }
@@ -248,9 +277,30 @@ impl Replica {
         self.read().by_id.get(id).map(|place| Arc::clone(&place.grant))
     }
 
+    /// Whether one more grant of this principal would be within the limits.
+    ///
+    /// # Errors
+    /// Which it would not be within.
+    pub fn check_room_for(&self, subject: &Principal) -> Result<(), NoRoom> {
+        let Limits { grants, grants_per_principal } = self.limits;
+        let index = self.read();
+        if index.by_id.len() >= grants {
+            return Err(NoRoom::InAll(grants));
+        }
+        if index.by_subject.get(subject).is_some_and(|slots| slots.len() >= grants_per_principal) {
+            return Err(NoRoom::ForPrincipal(grants_per_principal));
+        }
+        Ok(())
+    }
+
+    /// Says why the store cannot be followed, or that it can.
+    pub fn set_trouble(&self, trouble: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble.map(Into::into);
+    }
+
     #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.len() >= self.max_grants
+    pub fn trouble(&self) -> Option<Arc<str>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     #[must_use]
@@ -287,9 +337,11 @@ impl Index {
         slots.push(Slot { grant, pass: self.pass, is_suspect: false });
     }
 
-    fn remove(&mut self, id: &str) {
-        let Some(Place { grant, position }) = self.by_id.remove(id) else { return };
-        let MapEntry::Occupied(mut slots) = self.by_subject.entry(grant.subject.clone()) else { return };
+    fn remove(&mut self, id: &str) -> Option<Arc<Grant>> {
+        let Place { grant, position } = self.by_id.remove(id)?;
+        let MapEntry::Occupied(mut slots) = self.by_subject.entry(grant.subject.clone()) else {
+            return Some(grant);
+        };
         let index = position as usize;
         if index < slots.get().len() {
             slots.get_mut().swap_remove(index);
@@ -302,6 +354,7 @@ impl Index {
         if slots.get().is_empty() {
             slots.remove();
         }
+        Some(grant)
     }
 
     fn slot_mut(&mut self, id: &str) -> Option<&mut Slot> {
@@ -320,16 +373,21 @@ mod tests {
         Caller::new(vec!["user:alice".parse().unwrap(), "group:sre".parse().unwrap()])
     }
 
+    fn replica(staleness: Staleness, grants: usize) -> Replica {
+        Replica::new(staleness, Limits { grants, grants_per_principal: grants })
+    }
+
     fn ids(lookup: &Lookup) -> Vec<String> {
         match lookup {
             Lookup::Settled(grants) => grants.iter().map(|grant| grant.id.to_string()).collect(),
             Lookup::Unsettled => vec!["unsettled".into()],
+            Lookup::TooMany => vec!["too many".into()],
         }
     }
 
     #[test]
     fn finds_the_active_grants_of_every_principal() {
-        let replica = Replica::new(Staleness::Local, 10);
+        let replica = replica(Staleness::Local, 10);
         for (id, subject, deadline) in [
             ("a", "user:alice", 10_000),
             ("b", "group:sre", 10_000),
@@ -351,7 +409,7 @@ mod tests {
 
     #[test]
     fn a_grant_that_moves_to_another_subject_leaves_the_first() {
-        let replica = Replica::new(Staleness::Local, 10);
+        let replica = replica(Staleness::Local, 10);
         replica.insert(grant("a", "user:alice", 10_000)).unwrap();
         replica.insert(grant("a", "user:bob", 10_000)).unwrap();
         assert_eq!(ids(&replica.lookup(&alice(), NOW)), Vec::<String>::new());
@@ -360,22 +418,22 @@ mod tests {
 
     #[tokio::test]
     async fn a_suspect_grant_is_not_used_until_it_was_read_again() {
-        let replica = Arc::new(Replica::new(Staleness::Local, 10));
+        let replica = Arc::new(replica(Staleness::Local, 10));
         replica.insert(grant("a", "user:alice", 10_000)).unwrap();
         replica.suspect("a");
         assert_eq!(ids(&replica.lookup(&alice(), NOW)), ["unsettled"]);
         let waiting = tokio::spawn({
             let replica = Arc::clone(&replica);
-            async move { replica.settled(&alice(), Clock::Fixed(NOW)).await.len() }
+            async move { ids(&replica.settled(&alice(), Clock::Fixed(NOW)).await) }
         });
         tokio::task::yield_now().await;
         replica.insert(grant("a", "user:alice", 20_000)).unwrap();
-        assert_eq!(waiting.await.unwrap(), 1);
+        assert_eq!(waiting.await.unwrap(), ["a"]);
     }
 
     #[test]
     fn age_is_judged_from_when_the_heartbeat_was_sent() {
-        let replica = Replica::new(Staleness::AtMost(Duration::from_secs(2)), 10);
+        let replica = replica(Staleness::AtMost(Duration::from_secs(2)), 10);
         assert_eq!(replica.freshness(NOW), Freshness::Stale { age: None });
         replica.confirm(BootTime::from_millis(7_999));
         assert_eq!(replica.freshness(NOW), Freshness::Stale { age: Some(Duration::from_millis(2_001)) });
@@ -389,7 +447,7 @@ mod tests {
 
     #[test]
     fn ten_thousand_grants_of_one_group_are_changed_one_by_one() {
-        let replica = Replica::new(Staleness::Local, 20_000);
+        let replica = replica(Staleness::Local, 20_000);
         let id = |number: usize| format!("g-{number}");
         for number in (0..10_000).chain(0..10_000) {
             replica.insert(grant(&id(number), "group:all", 10_000)).unwrap();
@@ -405,8 +463,22 @@ mod tests {
     }
 
     #[test]
+    fn of_too_many_grants_none_is_looked_at() {
+        let replica = Replica::new(Staleness::Local, Limits { grants: 10, grants_per_principal: 2 });
+        let (alice_name, bob_name) = ("user:alice".parse().unwrap(), "user:bob".parse().unwrap());
+        for id in ["a", "b", "c"] {
+            replica.insert(grant(id, "user:alice", 10_000)).unwrap();
+        }
+        assert_eq!(ids(&replica.lookup(&alice(), NOW)), ["too many"]);
+        assert_eq!(replica.check_room_for(&alice_name), Err(NoRoom::ForPrincipal(2)));
+        assert_eq!(replica.check_room_for(&bob_name), Ok(()));
+        replica.remove("b");
+        assert_eq!(ids(&replica.lookup(&alice(), NOW)), ["a", "c"]);
+    }
+
+    #[test]
     fn a_full_replica_says_so() {
-        let replica = Replica::new(Staleness::Local, 1);
+        let replica = replica(Staleness::Local, 1);
         replica.insert(grant("a", "user:alice", 10_000)).unwrap();
         replica.insert(grant("a", "user:alice", 20_000)).unwrap();
         assert_eq!(replica.insert(grant("b", "user:alice", 10_000)), Err(ReplicaFull(1)));

@@ -34,7 +34,7 @@ use crate::metrics::Metrics;
 use crate::ops::{self, Readiness};
 use crate::policy::{LoadError, Policy, Problem, Sources};
 use crate::replica::{Replica, Staleness};
-use crate::store::{EmbeddedStore, RedisStore, Store, StoreError, Surroundings};
+use crate::store::{EmbeddedStore, Ledger, RedisStore, Store, StoreError, Surroundings};
 
 use listen::{CheckListener, ListenError};
 use worker::Workers;
@@ -191,7 +191,7 @@ impl Parts {
             .mode(0o700)
             .create(&config.data_dir)
             .map_err(|source| ServeError::DataDir { path: config.data_dir.display().to_string(), source })?;
-        let replica = Arc::new(Replica::new(staleness(&config.store), config.max_grants));
+        let replica = Arc::new(Replica::new(staleness(&config.store), config.replica_limits));
         let around = Surroundings {
             replica: Arc::clone(&replica),
             metrics: Arc::clone(&metrics),
@@ -267,7 +267,10 @@ fn open_store(config: &Config, around: Surroundings) -> Result<Store, StoreError
     Ok(match &config.store {
         StoreConfig::Embedded => Store::Embedded(Arc::new(EmbeddedStore::open(&config.data_dir, around)?)),
         StoreConfig::Memory => Store::Embedded(Arc::new(EmbeddedStore::in_memory(around)?)),
-        StoreConfig::Redis(redis) => Store::Redis(Arc::new(RedisStore::new(redis.clone(), around))),
+        StoreConfig::Redis(redis) => {
+            let ledger = Ledger::open(&config.data_dir)?;
+            Store::Redis(Arc::new(RedisStore::new(redis.clone(), ledger, around)))
+        }
     })
 }
 

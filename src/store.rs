@@ -4,6 +4,7 @@
 //! waits for either, with one exception: a use-limited grant, whose uses only the store can count.
 
 mod embedded;
+mod ledger;
 pub mod record;
 mod redis;
 
@@ -18,23 +19,33 @@ use crate::clock::Clock;
 use crate::grant::{Grant, GrantId, Refusal};
 use crate::metrics::Metrics;
 use crate::principal::Principal;
-use crate::replica::Replica;
+use crate::replica::{NoRoom, Replica};
 
 pub use embedded::EmbeddedStore;
+pub use ledger::Ledger;
 pub use record::GrantRecord;
-pub use redis::{RedisConfig, RedisStore, RedisUrl, RedisUrlError};
+pub use redis::{
+    ClientCertificate, RedisConfig, RedisStore, RedisTls, RedisUrl, RedisUrlError, SentinelLogin,
+};
+
+/// How long a use is remembered for the check it was taken for. Longer than all attempts of Envoy at one check, its
+/// own timeout and retries included; an id that comes back later is another request.
+const USE_MEMORY: Duration = Duration::from_secs(5);
 
 /// Named by what the caller can do about it.
 #[derive(Debug, Error)]
 pub enum StoreError {
     #[error("there is no such grant")]
     NotFound,
-    #[error("a grant with this id exists")]
+    #[error("a grant with this id exists, or was revoked; ids are never used again")]
     AlreadyExists,
     #[error("not a grant: {}", .0.code())]
     Invalid(Refusal),
-    #[error("the store holds its maximum of grants")]
-    Full,
+    #[error(transparent)]
+    Full(#[from] NoRoom),
+    /// Nothing was done, and somebody has to mend something first.
+    #[error("the store refuses: {0}")]
+    Refused(String),
     /// Try again later; nobody knows whether a write happened.
     #[error("the store cannot be reached")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -55,13 +66,42 @@ pub struct StoredGrant {
     pub expires_at: Timestamp,
 }
 
-/// What became of an attempt to use a use-limited grant once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A use-limited grant, of which one use is to be taken.
+#[derive(Debug, Clone)]
+pub struct Limited {
+    pub grant: Arc<Grant>,
+    pub max_uses: NonZeroU64,
+}
+
+/// Names what is remembered of a check: with the grants, because a check that is decided again without a spent one
+/// takes a use of another.
+fn memory_of(check: &str, grants: &[Limited]) -> String {
+    let ids: Vec<&str> = grants.iter().map(|limited| limited.grant.id.as_str()).collect();
+    format!("{check}:{}", ids.join(","))
+}
+
+/// What became of an attempt to take one use of each of some grants. Either all were taken or none.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Use {
     Taken,
-    Exhausted,
-    /// Revoked, expired or changed since it was decided on.
-    Gone,
+    /// This one has no uses left.
+    Exhausted(GrantId),
+    /// This one was revoked, and the replica has not heard of it yet.
+    Revoked(GrantId),
+    /// This one has run out.
+    Ended(GrantId),
+    /// One of them is not what was decided on any more; it is being read again.
+    Changed,
+}
+
+/// Grants that were ended, and how far that has spread.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Revoked {
+    pub ids: Vec<GrantId>,
+    /// Replicas of the store, one of which may take its place.
+    pub replicas: usize,
+    /// Of these, how many have the revocations.
+    pub replicated: usize,
 }
 
 /// What a store needs of the rest of the process.
@@ -122,26 +162,33 @@ impl Store {
         Ok(grants)
     }
 
-    /// Ends a grant now. With the embedded store no later check is decided on it. With Redis the same holds at every
-    /// sidecar after one push, about a millisecond, and whatever happens to the network after `max_staleness`.
+    /// Ends grants now; ids that name none are left out of the answer. With the embedded store no later check is
+    /// decided on them. With Redis the same holds at every sidecar after one push, about a millisecond, and whatever
+    /// happens to the network after `max_staleness`.
     ///
     /// # Errors
-    /// There is no such grant, or the store cannot be reached.
-    pub async fn revoke(&self, id: GrantId) -> Result<(), StoreError> {
+    /// The store cannot be reached; some of them may have ended.
+    pub async fn revoke(&self, ids: Vec<GrantId>) -> Result<Revoked, StoreError> {
         match self {
-            Self::Embedded(store) => Arc::clone(store).revoke(id).await,
-            Self::Redis(store) => store.revoke(&id).await,
+            Self::Embedded(store) => Arc::clone(store).revoke(ids).await,
+            Self::Redis(store) => store.revoke(ids).await,
         }
     }
 
-    /// Takes one use of a grant, exactly as it was decided on.
+    /// Takes one use of each grant, exactly as it was decided on, or of none. Asked again for the same `check` within
+    /// some seconds it gives the same answer and takes nothing.
     ///
     /// # Errors
-    /// The store cannot be reached; the use may or may not have been taken.
-    pub async fn take_use(&self, grant: &Arc<Grant>, max_uses: NonZeroU64) -> Result<Use, StoreError> {
+    /// The store cannot be reached `within` that time; the uses may or may not have been taken.
+    pub async fn take_uses(
+        &self,
+        grants: Vec<Limited>,
+        check: &str,
+        within: Duration,
+    ) -> Result<Use, StoreError> {
         match self {
-            Self::Embedded(store) => Arc::clone(store).take_use(Arc::clone(grant), max_uses).await,
-            Self::Redis(store) => store.take_use(grant, max_uses).await,
+            Self::Embedded(store) => Arc::clone(store).take_uses(grants, check.to_owned()).await,
+            Self::Redis(store) => store.take_uses(&grants, check, within).await,
         }
     }
 }

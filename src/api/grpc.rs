@@ -16,7 +16,7 @@ use super::v1::revoke_grant_request::Target;
 use crate::grant::GrantId;
 use crate::principal::Principal;
 use crate::store::record::{Approvers, ConditionsRecord, GrantRecord, PermissionRecord, VERSION};
-use crate::store::{Store, StoreError, StoredGrant};
+use crate::store::{Revoked, Store, StoreError, StoredGrant};
 
 const DEFAULT_PAGE_SIZE: u32 = 100;
 const MAX_PAGE_SIZE: u32 = 1000;
@@ -98,32 +98,37 @@ impl GrantService for GrantApi {
         request: Request<v1::RevokeGrantRequest>,
     ) -> Result<Response<v1::RevokeGrantResponse>, Status> {
         let v1::RevokeGrantRequest { target } = self.authenticated(request)?;
-        let ids = match target {
+        let revoked = match target {
             Some(Target::Id(id)) => {
                 let id: GrantId = id.parse().map_err(|error| invalid("id", &error))?;
-                self.store.revoke(id.clone()).await.map_err(|error| status(&error))?;
-                vec![id.to_string()]
+                let revoked = self.revoke(vec![id]).await?;
+                if revoked.ids.is_empty() {
+                    return Err(status(&StoreError::NotFound));
+                }
+                revoked
             }
-            Some(Target::Subject(subject)) => self.revoke_all(&principal(&subject)?).await?,
+            Some(Target::Subject(subject)) => {
+                let subject = principal(&subject)?;
+                let held = self.store.list(Some(&subject)).await.map_err(|error| status(&error))?;
+                self.revoke(held.into_iter().map(|grant| grant.id).collect()).await?
+            }
             None => return Err(Status::invalid_argument("say which: `id` or `subject`")),
         };
-        tracing::info!(grants = ids.join(","), "grants revoked");
-        Ok(Response::new(v1::RevokeGrantResponse { ids }))
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let response = v1::RevokeGrantResponse {
+            ids: revoked.ids.iter().map(ToString::to_string).collect(),
+            replicas: count(revoked.replicas),
+            replicated: count(revoked.replicated),
+        };
+        let (replicas, replicated) = (response.replicas, response.replicated);
+        tracing::info!(grants = response.ids.join(","), replicas, replicated, "grants revoked");
+        Ok(Response::new(response))
     }
 }
 
 impl GrantApi {
-    async fn revoke_all(&self, subject: &Principal) -> Result<Vec<String>, Status> {
-        let mut revoked = Vec::new();
-        for grant in self.store.list(Some(subject)).await.map_err(|error| status(&error))? {
-            match self.store.revoke(grant.id.clone()).await {
-                Ok(()) => revoked.push(grant.id.to_string()),
-                // It ended by itself in between.
-                Err(StoreError::NotFound) => {}
-                Err(error) => return Err(status(&error)),
-            }
-        }
-        Ok(revoked)
+    async fn revoke(&self, ids: Vec<GrantId>) -> Result<Revoked, Status> {
+        self.store.revoke(ids).await.map_err(|error| status(&error))
     }
 }
 
@@ -145,7 +150,11 @@ fn status(error: &StoreError) -> Status {
     match error {
         StoreError::NotFound => Status::not_found(error.to_string()),
         StoreError::AlreadyExists => Status::already_exists(error.to_string()),
-        StoreError::Full => Status::resource_exhausted("the store holds `max_grants` grants"),
+        StoreError::Full(_) => Status::resource_exhausted(error.to_string()),
+        StoreError::Refused(_) => {
+            tracing::error!("grant store: {error}");
+            Status::failed_precondition(format!("{error}; nothing was written"))
+        }
         StoreError::Invalid(refusal) => Status::invalid_argument(format!("not a grant: {}", refusal.code())),
         StoreError::Unavailable(source) => {
             tracing::error!("grant store: {source}");

@@ -10,6 +10,7 @@ use crate::clock::Now;
 use crate::decision::{AllowReason, Basis, Decision, DenyReason, MIN_REMAINING, Verdict};
 use crate::grant::Grant;
 use crate::policy::{GrantsKey, Outcome, Ruling};
+use crate::store::Limited;
 
 /// What the replica said about the caller.
 #[derive(Debug, Clone, Copy)]
@@ -24,7 +25,7 @@ pub struct Known<'a> {
 #[derive(Debug)]
 pub struct Settled {
     pub decision: Decision,
-    pub limited: Vec<Arc<Grant>>,
+    pub limited: Vec<Limited>,
 }
 
 #[must_use]
@@ -52,8 +53,10 @@ pub fn settle(ruling: Ruling, grants_key: GrantsKey, known: Known<'_>, now: Now)
     if remaining < MIN_REMAINING {
         return denied(Decision::deny(DenyReason::GrantEnding));
     }
-    let limited =
-        basis.iter().filter(|grant| grant.max_uses.is_some()).map(|grant| Arc::clone(grant)).collect();
+    let limited = |grant: &&Arc<Grant>| {
+        grant.max_uses.map(|max_uses| Limited { grant: Arc::clone(grant), max_uses })
+    };
+    let limited = basis.iter().filter_map(limited).collect();
     let basis = describe(basis, remaining, now);
     let verdict = Verdict::Allow { reason: AllowReason::Grant, mutations, basis };
     Settled { decision: Decision { verdict, metadata }, limited }

@@ -167,14 +167,8 @@ async fn execute(args: GrantArgs) -> anyhow::Result<String> {
                 (None, Some(subject)) => Target::Subject(subject),
                 (None, None) => bail!("say which: an id, or --subject"),
             };
-            let ids = client.revoke(target).await?;
-            Ok(if connection.json {
-                pretty(&json!({"revoked": ids}))
-            } else if ids.is_empty() {
-                "nothing to revoke\n".to_owned()
-            } else {
-                ids.iter().flat_map(|id| ["revoked ", id, "\n"]).collect()
-            })
+            let revoked = client.revoke(target).await?;
+            Ok(if connection.json { pretty(&revoked_json(&revoked)) } else { revoked_text(&revoked) })
         }
     }
 }
@@ -248,10 +242,10 @@ impl Client {
         }
     }
 
-    async fn revoke(&mut self, target: Target) -> anyhow::Result<Vec<String>> {
+    async fn revoke(&mut self, target: Target) -> anyhow::Result<v1::RevokeGrantResponse> {
         let request = self.authorized(v1::RevokeGrantRequest { target: Some(target) })?;
         let answer = self.service.revoke_grant(request).await;
-        Ok(answer.map_err(|status| self.explain(&status))?.into_inner().ids)
+        Ok(answer.map_err(|status| self.explain(&status))?.into_inner())
     }
 
     fn explain(&self, status: &Status) -> anyhow::Error {
@@ -305,6 +299,25 @@ fn create_request(args: CreateArgs) -> v1::CreateGrantRequest {
 
 fn created(grant: &v1::Grant) -> String {
     format!("created {} for {}: {}, ends {}\n", grant.id, grant.subject, reach(grant), ends(grant))
+}
+
+fn revoked_text(revoked: &v1::RevokeGrantResponse) -> String {
+    let v1::RevokeGrantResponse { ids, replicas, replicated } = revoked;
+    if ids.is_empty() {
+        return "nothing to revoke\n".to_owned();
+    }
+    let mut text: String = ids.iter().flat_map(|id| ["revoked ", id, "\n"]).collect();
+    if replicated < replicas {
+        text.push_str(&format!(
+            "{replicated} of {replicas} replicas of the store have it; if one without it takes over, the revocation is \
+             asked for again\n"
+        ));
+    }
+    text
+}
+
+fn revoked_json(revoked: &v1::RevokeGrantResponse) -> Value {
+    json!({"revoked": revoked.ids, "replicas": revoked.replicas, "replicated": revoked.replicated})
 }
 
 fn table(grants: &[v1::Grant]) -> String {

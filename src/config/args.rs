@@ -23,7 +23,7 @@ pub struct ServeArgs {
     /// /livez, /readyz and /metrics [default: 127.0.0.1:9393]
     #[arg(long, value_name = "ADDR")]
     pub ops_listen: Option<SocketAddr>,
-    /// embedded, embedded:memory, or a URL: redis, rediss or unix [default: embedded]
+    /// embedded, embedded:memory, or a URL: redis, rediss, unix, redis+sentinel, redis+cluster [default: embedded]
     #[arg(long, value_name = "URL")]
     pub store: Option<String>,
     /// Policy file or directory (.rego, .json, .yaml); may be repeated [default: the built-in policy]

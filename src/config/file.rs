@@ -12,6 +12,7 @@ use super::reader::{Section, Source};
 use super::{Listen, Problem, TlsFiles, parse_duration};
 use crate::authz::IdentitySource;
 use crate::principal::Kind;
+use crate::store::{ClientCertificate, RedisTls, SentinelLogin};
 use crate::telemetry::LogFormat;
 
 /// What the file says; `None` where it says nothing.
@@ -22,7 +23,7 @@ pub struct FileSettings {
     pub ops_listen: Option<SocketAddr>,
     pub data_dir: Option<PathBuf>,
     pub store: Option<String>,
-    pub store_password_file: Option<PathBuf>,
+    pub redis: RedisSettings,
     pub key_prefix: Option<String>,
     pub max_staleness: Option<Duration>,
     pub policy: Option<Vec<PathBuf>>,
@@ -40,6 +41,8 @@ pub struct FileSettings {
     pub max_message_bytes: Option<usize>,
     pub max_grant_ttl: Option<Duration>,
     pub max_grants: Option<usize>,
+    pub max_grants_per_principal: Option<usize>,
+    pub trust_request_id: Option<bool>,
     pub lease: Option<Duration>,
     pub retry_horizon: Option<Duration>,
     pub token_file: Option<PathBuf>,
@@ -48,6 +51,16 @@ pub struct FileSettings {
     pub log_level: Option<String>,
     pub decision_log: Option<String>,
     pub decision_log_queue: Option<usize>,
+}
+
+/// What a store in Redis may need beside its URL.
+#[derive(Debug, Default)]
+pub struct RedisSettings {
+    pub password_file: Option<PathBuf>,
+    pub sentinel: SentinelLogin,
+    pub tls: RedisTls,
+    pub require_replicas: Option<usize>,
+    pub max_lag: Option<Duration>,
 }
 
 pub fn read(path: &Path, env: &dyn Fn(&str) -> Option<String>, problems: &mut Vec<Problem>) -> FileSettings {
@@ -83,7 +96,6 @@ fn settings(mut root: Section<'_, '_>) -> FileSettings {
         ops_listen: root.get("ops_listen", parsed),
         data_dir: root.get("data_dir", path),
         store: root.get("store", text),
-        store_password_file: root.get("store_password_file", path),
         key_prefix: root.get("key_prefix", text),
         max_staleness: root.get("max_staleness", parse_duration),
         policy: root.list("policy", path),
@@ -95,6 +107,10 @@ fn settings(mut root: Section<'_, '_>) -> FileSettings {
         identity: root.sections("identity", identity),
         ..FileSettings::default()
     };
+    found.redis = root.section("redis", redis).unwrap_or_default();
+    root.section("uses", |uses| {
+        found.trust_request_id = uses.get("trust_request_id", parsed);
+    });
     root.section("limits", |limits| {
         found.check_timeout = limits.get("check_timeout", parse_duration);
         found.evaluation_timeout = limits.get("evaluation_timeout", parse_duration);
@@ -104,6 +120,7 @@ fn settings(mut root: Section<'_, '_>) -> FileSettings {
         found.max_message_bytes = limits.get("max_message_bytes", positive);
         found.max_grant_ttl = limits.get("max_grant_ttl", parse_duration);
         found.max_grants = limits.get("max_grants", positive);
+        found.max_grants_per_principal = limits.get("max_grants_per_principal", positive);
     });
     root.section("stream", |stream| {
         found.lease = stream.get("lease", parse_duration);
@@ -123,6 +140,36 @@ fn settings(mut root: Section<'_, '_>) -> FileSettings {
     });
     root.finish();
     found
+}
+
+fn redis(section: &mut Section<'_, '_>) -> RedisSettings {
+    let tls = section.section("tls", redis_tls).unwrap_or_default();
+    RedisSettings {
+        password_file: section.get("password_file", path),
+        sentinel: SentinelLogin {
+            user: section.get("sentinel_user", text),
+            password_file: section.get("sentinel_password_file", path),
+        },
+        tls,
+        require_replicas: section.get("require_replicas", parsed),
+        max_lag: section.get("max_lag", parse_duration),
+    }
+}
+
+fn redis_tls(section: &mut Section<'_, '_>) -> RedisTls {
+    let client = match (section.get("cert_file", path), section.get("key_file", path)) {
+        (Some(cert_file), Some(key_file)) => Some(ClientCertificate { cert_file, key_file }),
+        (None, None) => None,
+        _ => {
+            section.complain("cert_file and key_file belong together");
+            None
+        }
+    };
+    RedisTls {
+        ca_file: section.get("ca_file", path),
+        client,
+        server_name: section.get("server_name", text),
+    }
 }
 
 fn tls(section: &mut Section<'_, '_>) -> Option<TlsFiles> {

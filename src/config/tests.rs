@@ -32,7 +32,14 @@ api_listen: 127.0.0.1:1
 ops_listen: 127.0.0.1:2
 data_dir: /d
 store: redis://u:${PASS}@h:1/3
-store_password_file: /p
+redis:
+  password_file: /p
+  sentinel_user: s
+  sentinel_password_file: /sp
+  require_replicas: 1
+  max_lag: 3s
+  tls: {ca_file: /ca, cert_file: /cc, key_file: /ck, server_name: redis.internal}
+uses: {trust_request_id: true}
 key_prefix: '{jit-a}'
 max_staleness: 500ms
 policy: [a.rego, b]
@@ -51,7 +58,8 @@ identity:
     name: X-User
     kind: user
 limits: {check_timeout: 1s, evaluation_timeout: 20ms, settle_timeout: 30ms, drain_timeout: 3s,
-  max_concurrent_checks: 5, max_message_bytes: 1000, max_grant_ttl: 8h, max_grants: 7}
+  max_concurrent_checks: 5, max_message_bytes: 1000, max_grant_ttl: 8h, max_grants: 7,
+  max_grants_per_principal: 3}
 stream: {lease: 5m, retry_horizon: 10s}
 api: {token_file: /t, tls: {cert_file: /c, key_file: /k}}
 log: {format: json, level: 'info,daypass::store=debug'}
@@ -62,6 +70,9 @@ decision_log: {to: stdout, queue: 9}
     assert_eq!(config.listen.to_string(), "127.0.0.1:7");
     let StoreConfig::Redis(redis) = &config.store else { panic!("{:?}", config.store) };
     assert_eq!(redis.key_prefix, "{jit-a}");
+    assert_eq!((redis.require_replicas, redis.max_lag), (1, Duration::from_secs(3)));
+    assert_eq!(redis.tls.server_name.as_deref(), Some("redis.internal"));
+    assert!(redis.tls.client.is_some() && redis.sentinel.password_file.is_some());
     assert_eq!(redis.url, "redis://u:from-env@h:1/3".parse().unwrap());
     assert!(!format!("{config:?}").contains("from-env"));
     assert_eq!(config.policy.paths.len(), 2);
@@ -73,7 +84,8 @@ decision_log: {to: stdout, queue: 9}
     assert_eq!(config.authz.stream.lease, Some(Duration::from_secs(300)));
     assert_eq!(config.authz.enforcement, Enforcement::DryRun);
     assert_eq!(config.decision_log.unwrap().target, LogTarget::Stdout);
-    assert_eq!(config.max_grants, 7);
+    assert_eq!(config.replica_limits, Limits { grants: 7, grants_per_principal: 3 });
+    assert_eq!(config.authz.request_ids, RequestIds::Trusted);
 }
 
 #[test]
@@ -90,6 +102,7 @@ identity:
 data_dir: ${NOPE}
 api_listen: 0.0.0.0:9292
 max_staleness: 50ms
+redis: {tls: {cert_file: /c}}
 ";
     let problems = load(yaml, ServeArgs::default()).unwrap_err();
     for line in [
@@ -102,10 +115,11 @@ max_staleness: 50ms
         "/d.yaml:10: data_dir: the environment has no NOPE",
         "--api-listen: 0.0.0.0:9292 is not on this machine alone",
         "max_staleness: 50ms is not between",
+        "/d.yaml:13: redis.tls: cert_file and key_file belong together",
     ] {
         assert!(problems.contains(line), "{line}\n{problems}");
     }
-    assert_eq!(problems.lines().count(), 9, "{problems}");
+    assert_eq!(problems.lines().count(), 10, "{problems}");
     assert!(load("a: [", ServeArgs::default()).unwrap_err().contains("/d.yaml:"));
     assert!(load("- a", ServeArgs::default()).unwrap_err().contains("must be a mapping"));
 }

@@ -14,10 +14,12 @@ pub enum Refusal {
     BadSubject,
     BadPermission,
     BadField,
+    /// It was revoked or changed, and a server that lost that has brought it back.
+    Resurrected,
 }
 
 impl Refusal {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::NoTtl,
         Self::TtlTooLong,
         Self::WrongType,
@@ -29,6 +31,7 @@ impl Refusal {
         Self::BadSubject,
         Self::BadPermission,
         Self::BadField,
+        Self::Resurrected,
     ];
 
     #[must_use]
@@ -45,6 +48,7 @@ impl Refusal {
             Self::BadSubject => "bad_subject",
             Self::BadPermission => "bad_permission",
             Self::BadField => "bad_field",
+            Self::Resurrected => "resurrected",
         }
     }
 }

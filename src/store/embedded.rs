@@ -3,7 +3,6 @@
 //! Every change is committed to disk before it shows in the replica, and both happen under one lock: otherwise a
 //! revocation could be overtaken by the creation it revokes.
 
-use std::num::NonZeroU64;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +13,7 @@ use redb::backends::InMemoryBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::record::{self, GrantRecord, ReadAt, Ttl};
-use super::{StoreError, StoredGrant, Surroundings, Use};
+use super::{Limited, Revoked, StoreError, StoredGrant, Surroundings, USE_MEMORY, Use, memory_of};
 use crate::clock::Now;
 use crate::grant::{Grant, GrantId, Refusal};
 
@@ -22,6 +21,8 @@ use crate::grant::{Grant, GrantId, Refusal};
 const GRANTS: TableDefinition<'_, &str, &str> = TableDefinition::new("grants");
 /// Grant id to uses taken.
 const USES: TableDefinition<'_, &str, u64> = TableDefinition::new("uses");
+/// Check for which uses were taken to the millisecond until which that is remembered.
+const CHECKS: TableDefinition<'_, &str, i64> = TableDefinition::new("checks");
 
 const FILE_NAME: &str = "grants.redb";
 /// Nothing is read from the file on the check path, so it needs no more than a working set for writes.
@@ -72,6 +73,7 @@ impl EmbeddedStore {
         let transaction = store.database.begin_write().map_err(StoreError::unavailable)?;
         transaction.open_table(GRANTS).map_err(StoreError::unavailable)?;
         transaction.open_table(USES).map_err(StoreError::unavailable)?;
+        transaction.open_table(CHECKS).map_err(StoreError::unavailable)?;
         transaction.commit().map_err(StoreError::unavailable)?;
         let now = store.around.clock.now();
         for (id, text) in store.texts()? {
@@ -111,9 +113,7 @@ impl EmbeddedStore {
         let text = serde_json::to_string(&record).map_err(StoreError::unavailable)?;
         let grant = self.decode(id.as_str(), &text, now).map_err(StoreError::Invalid)?;
         let _order = self.commit_order.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.around.replica.is_full() {
-            return Err(StoreError::Full);
-        }
+        self.around.replica.check_room_for(&grant.subject)?;
         let transaction = self.database.begin_write().map_err(StoreError::unavailable)?;
         {
             let mut table = transaction.open_table(GRANTS).map_err(StoreError::unavailable)?;
@@ -127,49 +127,77 @@ impl EmbeddedStore {
         Ok(StoredGrant { record, id, expires_at })
     }
 
-    pub(super) async fn revoke(self: Arc<Self>, id: GrantId) -> Result<(), StoreError> {
-        blocking(move || self.delete(&id)).await
+    pub(super) async fn revoke(self: Arc<Self>, ids: Vec<GrantId>) -> Result<Revoked, StoreError> {
+        blocking(move || self.delete(ids)).await
     }
 
-    fn delete(&self, id: &GrantId) -> Result<(), StoreError> {
+    fn delete(&self, ids: Vec<GrantId>) -> Result<Revoked, StoreError> {
         let _order = self.commit_order.lock().unwrap_or_else(PoisonError::into_inner);
         // First out of use, then off the disk: if the disk fails, the caller learns it and nobody has access.
-        self.around.replica.remove(id.as_str());
+        for id in &ids {
+            self.around.replica.remove(id.as_str());
+        }
         let transaction = self.database.begin_write().map_err(StoreError::unavailable)?;
-        let existed = {
+        let mut revoked = Revoked::default();
+        {
             let mut uses = transaction.open_table(USES).map_err(StoreError::unavailable)?;
-            uses.remove(id.as_str()).map_err(StoreError::unavailable)?;
             let mut grants = transaction.open_table(GRANTS).map_err(StoreError::unavailable)?;
-            grants.remove(id.as_str()).map_err(StoreError::unavailable)?.is_some()
-        };
+            for id in ids {
+                uses.remove(id.as_str()).map_err(StoreError::unavailable)?;
+                if grants.remove(id.as_str()).map_err(StoreError::unavailable)?.is_some() {
+                    revoked.ids.push(id);
+                }
+            }
+        }
         transaction.commit().map_err(StoreError::unavailable)?;
-        if existed { Ok(()) } else { Err(StoreError::NotFound) }
+        Ok(revoked)
     }
 
-    pub(super) async fn take_use(
+    pub(super) async fn take_uses(
         self: Arc<Self>,
-        grant: Arc<Grant>,
-        max_uses: NonZeroU64,
+        grants: Vec<Limited>,
+        check: String,
     ) -> Result<Use, StoreError> {
-        blocking(move || self.take_use_now(&grant, max_uses)).await
+        blocking(move || self.take_uses_now(&grants, &check)).await
     }
 
-    fn take_use_now(&self, grant: &Grant, max_uses: NonZeroU64) -> Result<Use, StoreError> {
-        let id = grant.id.as_str();
+    /// In the order of the script for Redis, for its reasons.
+    fn take_uses_now(&self, grants: &[Limited], check: &str) -> Result<Use, StoreError> {
         let _order = self.commit_order.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.around.clock.now();
-        let held = self.around.replica.get(id);
-        if held.is_none_or(|held| held.document != grant.document || held.lifetime.has_ended(now)) {
-            return Ok(Use::Gone);
+        let check = memory_of(check, grants);
+        let check = check.as_str();
+        let mut is_changed = false;
+        for Limited { grant, .. } in grants {
+            match self.around.replica.get(grant.id.as_str()) {
+                Some(held) if held.lifetime.has_ended(now) => return Ok(Use::Ended(grant.id.clone())),
+                Some(held) => is_changed |= held.document != grant.document,
+                None if grant.lifetime.has_ended(now) => return Ok(Use::Ended(grant.id.clone())),
+                None => return Ok(Use::Revoked(grant.id.clone())),
+            }
         }
         let transaction = self.database.begin_write().map_err(StoreError::unavailable)?;
         {
-            let mut uses = transaction.open_table(USES).map_err(StoreError::unavailable)?;
-            let taken = uses.get(id).map_err(StoreError::unavailable)?.map_or(0, |taken| taken.value());
-            if taken >= max_uses.get() {
-                return Ok(Use::Exhausted);
+            let mut checks = transaction.open_table(CHECKS).map_err(StoreError::unavailable)?;
+            let known = checks.get(check).map_err(StoreError::unavailable)?.map(|until| until.value());
+            if known.is_some_and(|until| until > now.wall.as_millisecond()) {
+                return Ok(Use::Taken);
             }
-            uses.insert(id, taken + 1).map_err(StoreError::unavailable)?;
+            if is_changed {
+                return Ok(Use::Changed);
+            }
+            let mut uses = transaction.open_table(USES).map_err(StoreError::unavailable)?;
+            for Limited { grant, max_uses } in grants {
+                let id = grant.id.as_str();
+                let taken = uses.get(id).map_err(StoreError::unavailable)?.map_or(0, |taken| taken.value());
+                if taken >= max_uses.get() {
+                    // The transaction ends unwritten, and with it what was taken of the grants before.
+                    return Ok(Use::Exhausted(grant.id.clone()));
+                }
+                uses.insert(id, taken + 1).map_err(StoreError::unavailable)?;
+            }
+            let until = now.wall.checked_add(USE_MEMORY).unwrap_or(Timestamp::MAX);
+            checks.insert(check, until.as_millisecond()).map_err(StoreError::unavailable)?;
         }
         transaction.commit().map_err(StoreError::unavailable)?;
         Ok(Use::Taken)
@@ -186,7 +214,7 @@ impl EmbeddedStore {
         Ok(self.texts()?.iter().filter_map(|(id, text)| self.stored(id, text)).collect())
     }
 
-    /// Removes from the file what has ended. The replica does the same for itself.
+    /// Removes from the file what has ended, and checks that are remembered no longer. The replica does the same for itself.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -196,14 +224,19 @@ impl EmbeddedStore {
             serde_json::from_str::<GrantRecord>(text)
                 .is_ok_and(|record| record.expires_at.is_some_and(|end| end <= now.wall))
         };
-        let ended: Vec<String> =
-            self.texts()?.into_iter().filter(|(_, text)| has_ended(text)).map(|(id, _)| id).collect();
-        for id in ended {
-            if let Ok(Err(error @ StoreError::Unavailable(_))) = id.parse().map(|id| self.delete(&id)) {
-                return Err(error);
-            }
+        let ended = self.texts()?.into_iter().filter(|(_, text)| has_ended(text));
+        let ended: Vec<GrantId> = ended.filter_map(|(id, _)| id.parse().ok()).collect();
+        if !ended.is_empty() {
+            self.delete(ended)?;
         }
-        Ok(())
+        let transaction = self.database.begin_write().map_err(StoreError::unavailable)?;
+        {
+            let mut checks = transaction.open_table(CHECKS).map_err(StoreError::unavailable)?;
+            checks
+                .retain(|_, until| until > now.wall.as_millisecond())
+                .map_err(StoreError::unavailable)?;
+        }
+        transaction.commit().map_err(StoreError::unavailable)
     }
 
     fn texts(&self) -> Result<Vec<(String, String)>, StoreError> {

@@ -3,67 +3,125 @@
 //! The key contract is one string key per grant with a TTL; no index to keep in step. Each sidecar holds a full
 //! replica, kept by `session`. Everything that speaks the Redis protocol is below this module.
 
+mod commands;
 mod connect;
+mod fault;
+mod follow;
 mod keys;
+mod read;
+mod scripts;
+mod server;
 mod session;
+mod topology;
+mod url;
+mod vanished;
 
 use std::convert::Infallible;
-use std::num::NonZeroU64;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
+use jiff::Timestamp;
+use redis::Cmd;
 
-use super::record::{self, GrantRecord, MAX_VALUE_BYTES, ReadAt, Ttl};
-use super::{StoreError, StoredGrant, Surroundings, Use};
-use crate::grant::{Grant, GrantId, Refusal};
+use super::ledger::Ledger;
+use super::record::{self, GrantRecord, ReadAt, Ttl};
+use super::{Limited, Revoked, StoreError, StoredGrant, Surroundings, USE_MEMORY, Use, memory_of};
+use crate::grant::GrantId;
 
-pub use connect::{RedisConfig, RedisUrl, RedisUrlError};
+pub use connect::{ClientCertificate, RedisTls};
+pub use url::{RedisUrl, RedisUrlError};
+
+use commands::{Answer, Commands, Patience};
+use connect::Connection;
+use fault::Fault;
 use keys::Keys;
+use read::{BATCH, Listing, ReadValue, Source};
+use server::Concern;
+use session::Session;
+use vanished::{MAX_VANISHED, Vanished};
 
-/// For one command of the grant API or one use of a limited grant.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Keys of one `SCAN` step and of one pipeline: large enough to be few, small enough to answer in milliseconds.
-const BATCH: usize = 500;
-
-/// Takes one use. Both keys lie in one cluster slot. The grant's key is an argument, because a sidecar's user may
-/// read it and not write it, and Redis asks for both on everything that is declared.
-///
-/// The counter lives by a TTL of its own, renewed with every attempt: with the grant's, a grant that is extended after
-/// its last use would come back with all its uses.
-///
-/// KEYS[1] uses counter · ARGV[1] grant key · ARGV[2] value decided on · ARGV[3] max uses · ARGV[4] counter TTL in ms
-const TAKE_USE: &str = r"
-local value = redis.call('GET', ARGV[1])
-if not value or value ~= ARGV[2] then return -1 end
-if redis.call('PTTL', ARGV[1]) <= 0 then return -1 end
-local used = tonumber(redis.call('GET', KEYS[1]) or '0')
-local taken = used < tonumber(ARGV[3]) and 1 or 0
-redis.call('SET', KEYS[1], used + taken, 'PX', ARGV[4])
-return taken
-";
-
+/// For one command of the grant API: long enough for another server to be found, short enough for whoever waits.
+const COMMAND: Patience = Patience { total: Duration::from_secs(3), answer: Duration::from_secs(1) };
+/// To read all grants, for a list.
+const LIST_TIMEOUT: Duration = Duration::from_secs(20);
+/// For replicas to have a revocation, first and, if they are late, once more.
+const WAITS: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(800)];
+/// Entries that the audit stream keeps, about; some 40 MB of them at most.
+const AUDIT_ENTRIES: usize = 100_000;
+/// Longest value in an entry; of a longer one its hash.
+const MAX_RECORDED_BYTES: usize = 1024;
 /// In grants' longest lives. An unused grant must be extended more than once before its counter could be gone.
 const COUNTER_LIVES: u32 = 2;
+/// Pause after a round of revocations that could not be asked for again.
+const REAPPLY_PAUSE: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone)]
+pub struct RedisConfig {
+    pub url: RedisUrl,
+    /// Read for each connection; overrides the password of the URL.
+    pub password_file: Option<PathBuf>,
+    pub sentinel: SentinelLogin,
+    pub tls: RedisTls,
+    pub key_prefix: String,
+    /// How old the replica may be before every answer is "cannot tell".
+    pub max_staleness: Duration,
+    /// A master with fewer replicas than this within [`Self::max_lag`] is not believed: it may be cut off, and
+    /// replaced.
+    pub require_replicas: usize,
+    pub max_lag: Duration,
+}
+
+/// Sentinels have users of their own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SentinelLogin {
+    pub user: Option<String>,
+    pub password_file: Option<PathBuf>,
+}
 
 #[derive(Debug)]
 pub struct RedisStore {
-    config: RedisConfig,
+    config: Arc<RedisConfig>,
     keys: Keys,
     around: Surroundings,
+    commands: Commands,
+    ledger: Arc<Ledger>,
+    /// Held for a few map operations, never across an await.
+    vanished: Arc<Mutex<Vanished>>,
+    /// The session that keeps the replica now.
+    session: Mutex<Weak<Session>>,
+    /// What was last reported, so that it is reported once.
+    concerns: Mutex<Vec<Concern>>,
+    /// History of the server in which the ledger's revocations were last asked for.
+    reapplied_in: Mutex<String>,
+    /// Replicas that the master had at the last heartbeat.
+    replicas: AtomicUsize,
 }
 
 impl RedisStore {
+    /// On the runtime that is to drive its connections.
     #[must_use]
-    pub fn new(config: RedisConfig, around: Surroundings) -> Self {
+    pub fn new(config: RedisConfig, ledger: Ledger, around: Surroundings) -> Self {
         let keys = Keys::new(&config.key_prefix);
-        Self { config, keys, around }
+        let config = Arc::new(config);
+        Self {
+            commands: Commands::new(Arc::clone(&config), keys.clone()),
+            config,
+            keys,
+            around,
+            ledger: Arc::new(ledger),
+            vanished: Arc::new(Mutex::new(Vanished::new(MAX_VANISHED))),
+            session: Mutex::default(),
+            concerns: Mutex::default(),
+            reapplied_in: Mutex::default(),
+            replicas: AtomicUsize::new(0),
+        }
     }
 
     /// Keeps the replica in step with Redis, for ever: a lost session is followed by the next one.
     pub async fn follow(self: Arc<Self>) -> Infallible {
-        session::follow(&self).await
+        follow::follow(&self).await
     }
 
     pub(super) async fn create(
@@ -76,92 +134,166 @@ impl RedisStore {
         let read_at = ReadAt { sent: self.around.clock.now(), ttl: Ttl::Left(ttl) };
         let grant = record::decode(id.as_str(), text.as_bytes(), read_at, self.around.max_ttl)
             .map_err(StoreError::Invalid)?;
-        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1);
-        let mut connection = self.connect().await?;
-        let written: Option<String> = redis::cmd("SET")
-            .arg(self.keys.grant(&id))
-            .arg(text)
-            .arg("PX")
-            .arg(ttl_ms)
-            .arg("NX")
-            .query_async(&mut connection)
-            .await
-            .map_err(StoreError::unavailable)?;
-        match written {
-            Some(_) => Ok(StoredGrant { record, id, expires_at: grant.lifetime.expires_at }),
-            None => Err(StoreError::AlreadyExists),
+        self.around.replica.check_room_for(&grant.subject)?;
+        // Ids are never reused: the ledger would revoke the second of that name after the next failover.
+        if self.with_ledger({
+            let id = id.clone();
+            move |ledger| ledger.contains(&id)
+        })
+        .await?
+        {
+            return Err(StoreError::AlreadyExists);
+        }
+        let mut command = self.recorded(scripts::CREATE, &id);
+        command.arg(&text).arg(millis(ttl).max(1));
+        let number: Answer<u64> = self.commands.run(&command, COMMAND).await?;
+        let is_ours = number.value > 0 || (number.was_repeated && self.holds(&id, &text).await?);
+        if is_ours {
+            Ok(StoredGrant { record, id, expires_at: grant.lifetime.expires_at })
+        } else {
+            Err(StoreError::AlreadyExists)
         }
     }
 
+    /// Whether an attempt whose answer was lost has written just this.
+    async fn holds(&self, id: &GrantId, text: &str) -> Result<bool, StoreError> {
+        let get = redis::cmd("GET").arg(self.keys.grant(id)).take();
+        let found: Answer<Option<String>> = self.commands.run(&get, COMMAND).await?;
+        Ok(found.value.as_deref() == Some(text))
+    }
+
     pub(super) async fn get(&self, id: &GrantId) -> Result<StoredGrant, StoreError> {
-        let mut connection = self.connect().await?;
-        let found = self.read(&mut connection, &[self.keys.grant(id)]).await?;
+        let (_connection, mut source) = self.commands.exclusive(COMMAND.total).await?;
+        let found = bounded(COMMAND.total, self.read(&mut source, &[self.keys.grant(id)])).await?;
         found.into_iter().next().ok_or(StoreError::NotFound)
     }
 
     pub(super) async fn list(&self) -> Result<Vec<StoredGrant>, StoreError> {
-        let mut connection = self.connect().await?;
-        let mut keys = Vec::new();
-        let mut cursor = keys::Cursor::start();
-        while let Some(batch) =
-            cursor.next(&mut connection, &self.keys).await.map_err(StoreError::unavailable)?
-        {
-            keys.extend(batch);
-        }
-        // SCAN may give a key twice.
-        keys.sort();
-        keys.dedup();
-        let mut grants = Vec::with_capacity(keys.len());
-        for batch in keys.chunks(BATCH) {
-            grants.extend(self.read(&mut connection, batch).await?);
-        }
-        Ok(grants)
+        let (_connection, mut source) = self.commands.exclusive(COMMAND.total).await?;
+        let list = async {
+            let mut listing = Listing::of(&source);
+            let mut keys = Vec::new();
+            while let Some(portion) = listing.next(&mut source, &self.keys).await? {
+                keys.extend(portion);
+            }
+            // SCAN may give a key twice.
+            keys.sort();
+            keys.dedup();
+            let mut grants = Vec::with_capacity(keys.len());
+            for batch in keys.chunks(BATCH) {
+                grants.extend(self.read(&mut source, batch).await?);
+            }
+            Ok(grants)
+        };
+        bounded(LIST_TIMEOUT, list).await
     }
 
-    pub(super) async fn revoke(&self, id: &GrantId) -> Result<(), StoreError> {
-        let mut connection = self.connect().await?;
-        let deleted: u64 = redis::cmd("DEL")
-            .arg(self.keys.grant(id))
-            .query_async(&mut connection)
-            .await
-            .map_err(StoreError::unavailable)?;
-        // The push says the same a moment later, and is what the bound rests on.
-        self.around.replica.remove(id.as_str());
-        if deleted == 0 { Err(StoreError::NotFound) } else { Ok(()) }
+    /// Ends grants. Those that were there, and how many replicas have it.
+    pub(super) async fn revoke(&self, ids: Vec<GrantId>) -> Result<Revoked, StoreError> {
+        let until = self.around.clock.now().wall.checked_add(self.around.max_ttl).unwrap_or(Timestamp::MAX);
+        let ids = self.with_ledger(move |ledger| ledger.record(&ids, until).map(|()| ids)).await?;
+        let mut revoked = Revoked::default();
+        let mut last = None;
+        for id in ids {
+            let (connection, existed) = self.revoke_one(&id, "grant.revoked").await?;
+            // The push says the same a moment later, and is what the bound rests on.
+            self.around.replica.remove(id.as_str());
+            if existed {
+                revoked.ids.push(id);
+                last = Some(connection);
+            } else {
+                self.with_ledger(move |ledger| ledger.forget(&id)).await?;
+            }
+        }
+        revoked.replicas = self.replicas.load(Ordering::Relaxed);
+        if let Some(connection) = last {
+            revoked.replicated = wait(&connection, revoked.replicas).await;
+        }
+        Ok(revoked)
     }
 
-    pub(super) async fn take_use(&self, grant: &Grant, max_uses: NonZeroU64) -> Result<Use, StoreError> {
-        let mut connection = self.connect().await?;
-        let taken: i64 = redis::cmd("EVAL")
-            .arg(TAKE_USE)
-            .arg(1)
-            .arg(self.keys.uses(&grant.id))
-            .arg(self.keys.grant(&grant.id))
-            .arg(&*grant.document)
-            .arg(max_uses.get())
-            .arg(u64::try_from((self.around.max_ttl * COUNTER_LIVES).as_millis()).unwrap_or(u64::MAX))
-            .query_async(&mut connection)
-            .await
-            .map_err(StoreError::unavailable)?;
-        Ok(match taken {
-            1 => Use::Taken,
-            0 => Use::Exhausted,
-            _ => Use::Gone,
+    /// By the script, and if that cannot run by a plain deletion: a grant whose end cannot be recorded ends all the
+    /// same.
+    async fn revoke_one(&self, id: &GrantId, event: &str) -> Result<(Connection, bool), StoreError> {
+        let mut command = self.recorded(scripts::REVOKE, id);
+        command.arg(event);
+        let fault = match self.commands.run_apart::<(u64, String)>(&command, COMMAND).await {
+            Ok((connection, Answer { value: (deleted, unrecorded), was_repeated })) => {
+                if !unrecorded.is_empty() {
+                    tracing::error!(grant = %id, "revoked, but not recorded in the audit stream: {unrecorded}");
+                }
+                return Ok((connection, deleted > 0 || was_repeated));
+            }
+            Err(fault) => fault,
+        };
+        if fault.is_unknown() {
+            return Err(fault.into());
+        }
+        let del = redis::cmd("DEL").arg(self.keys.grant(id)).take();
+        match self.commands.run_apart::<u64>(&del, COMMAND).await {
+            Ok((connection, Answer { value: deleted, was_repeated })) => {
+                tracing::error!(grant = %id, "revoked, but not recorded in the audit stream: {fault}");
+                Ok((connection, deleted > 0 || was_repeated))
+            }
+            Err(fault) => Err(fault.into()),
+        }
+    }
+
+    /// A script on a grant's key that writes to the audit stream, with the arguments that all of them have.
+    fn recorded(&self, script: &str, id: &GrantId) -> Cmd {
+        let mut command = redis::cmd("EVAL");
+        command.arg(script).arg(3);
+        command.arg(self.keys.grant(id)).arg(self.keys.audit()).arg(self.keys.audit_number());
+        command.arg(id.as_str()).arg(AUDIT_ENTRIES).arg(MAX_RECORDED_BYTES);
+        command
+    }
+
+    pub(super) async fn take_uses(
+        &self,
+        grants: &[Limited],
+        check: &str,
+        within: Duration,
+    ) -> Result<Use, StoreError> {
+        let mut command = redis::cmd("EVAL");
+        command.arg(scripts::TAKE_USES).arg(grants.len() + 1).arg(self.keys.once(&memory_of(check, grants)));
+        for limited in grants {
+            command.arg(self.keys.uses(&limited.grant.id));
+        }
+        command.arg(millis(USE_MEMORY)).arg(millis(self.around.max_ttl * COUNTER_LIVES));
+        for Limited { grant, max_uses } in grants {
+            command.arg(self.keys.grant(&grant.id)).arg(&*grant.document).arg(max_uses.get());
+        }
+        // An answer that does not come leaves time for the same question on another connection.
+        let patience = Patience { total: within, answer: within / 2 };
+        let (outcome, at): (String, usize) = self.commands.run(&command, patience).await?.value;
+        let grant = || at.checked_sub(1).and_then(|index| grants.get(index)).map(|limited| &limited.grant);
+        let unexpected = || StoreError::unavailable(format!("the script answered {outcome} for grant {at}"));
+        Ok(match outcome.as_str() {
+            "taken" => Use::Taken,
+            "exhausted" => Use::Exhausted(grant().ok_or_else(unexpected)?.id.clone()),
+            "gone" => {
+                let grant = grant().ok_or_else(unexpected)?;
+                if grant.lifetime.has_ended(self.around.clock.now()) {
+                    Use::Ended(grant.id.clone())
+                } else {
+                    Use::Revoked(grant.id.clone())
+                }
+            }
+            "changed" => {
+                let id = grant().ok_or_else(unexpected)?.id.clone();
+                if let Some(session) = lock(&self.session).upgrade() {
+                    session.reread(&id);
+                }
+                Use::Changed
+            }
+            _ => return Err(unexpected()),
         })
     }
 
-    async fn connect(&self) -> Result<MultiplexedConnection, StoreError> {
-        connect::open(&self.config, COMMAND_TIMEOUT, None).await.map_err(StoreError::unavailable)
-    }
-
     /// The grants among these keys; what is not a grant is left out.
-    async fn read(
-        &self,
-        connection: &mut MultiplexedConnection,
-        keys: &[String],
-    ) -> Result<Vec<StoredGrant>, StoreError> {
+    async fn read(&self, source: &mut Source, keys: &[String]) -> Result<Vec<StoredGrant>, Fault> {
         let sent = self.around.clock.now();
-        let values = read_values(connection, keys).await.map_err(StoreError::unavailable)?;
+        let values = source.values(keys).await?;
         let stored = |(key, value): (&String, ReadValue)| {
             let ReadValue::Present { bytes, ttl } = value else { return None };
             let id = self.keys.grant_id(key)?;
@@ -172,56 +304,108 @@ impl RedisStore {
         };
         Ok(keys.iter().zip(values).filter_map(stored).collect())
     }
-}
 
-/// What a key held when it was read.
-enum ReadValue {
-    Absent,
-    Present { bytes: Vec<u8>, ttl: Ttl },
-    Refused(Refusal),
-}
-
-/// Values and TTLs of the keys, in one pipeline. A key that cannot be read spoils no other: without
-/// `ignore_errors`, one key of a wrong type would keep every sidecar from ever being in step.
-async fn read_values<K: AsRef<str>>(
-    connection: &mut MultiplexedConnection,
-    keys: &[K],
-) -> redis::RedisResult<Vec<ReadValue>> {
-    let mut pipeline = redis::pipe();
-    pipeline.ignore_errors();
-    for key in keys {
-        // At most one byte more than allowed: a value of 64 MiB never crosses the wire.
-        let key = key.as_ref();
-        pipeline.cmd("GETRANGE").arg(key).arg(0).arg(MAX_VALUE_BYTES);
-        pipeline.cmd("PTTL").arg(key);
+    fn begin_session(&self, session: &Arc<Session>) {
+        *lock(&self.session) = Arc::downgrade(session);
     }
-    let replies: Vec<redis::RedisResult<redis::Value>> = pipeline.query_async(connection).await?;
-    let mut replies = replies.into_iter();
-    let mut values = Vec::with_capacity(keys.len());
-    for _ in keys {
-        let (Some(value), Some(ttl)) = (replies.next(), replies.next()) else {
-            return Err((redis::ErrorKind::UnexpectedReturnType, "fewer replies than commands").into());
-        };
-        values.push(read_value(value, ttl)?);
+
+    fn report_concerns(&self, concerns: &[Concern]) {
+        let mut last = lock(&self.concerns);
+        for concern in concerns.iter().filter(|concern| !last.contains(concern)) {
+            tracing::warn!(store = %self.config.url, "the server is not as it should be: {}", concern.message());
+        }
+        *last = concerns.to_vec();
+        self.around.metrics.set_store_concerns(concerns.len());
     }
-    Ok(values)
+
+    fn note_replicas(&self, replicas: usize) {
+        self.replicas.store(replicas, Ordering::Relaxed);
+    }
+
+    /// In a history of the server that is new, it may have lost what it acknowledged in the last.
+    async fn reapply_revocations(&self, history: &str) -> Infallible {
+        while *lock(&self.reapplied_in) != history {
+            match self.reapply_once().await {
+                Ok(()) => history.clone_into(&mut lock(&self.reapplied_in)),
+                Err(error) => {
+                    tracing::warn!("revocations could not be asked for again: {error}");
+                    tokio::time::sleep(REAPPLY_PAUSE).await;
+                }
+            }
+        }
+        std::future::pending().await
+    }
+
+    async fn reapply_once(&self) -> Result<(), StoreError> {
+        let now = self.around.clock.now().wall;
+        let ids = self.with_ledger(move |ledger| ledger.unended(now)).await?;
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let (_connection, mut source) = self.commands.exclusive(COMMAND.total).await?;
+        for batch in ids.chunks(BATCH) {
+            let keys: Vec<String> = batch.iter().map(|id| self.keys.grant(id)).collect();
+            let values = bounded(COMMAND.total, source.values(&keys)).await?;
+            for (id, _) in batch.iter().zip(values).filter(|(_, value)| !matches!(value, ReadValue::Absent)) {
+                tracing::warn!(grant = %id, "the server had lost this revocation; it is asked for again");
+                self.around.metrics.count_reapplied();
+                self.revoke_one(id, "grant.revoked_again").await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Disk work must not hold up whoever drives connections.
+    async fn with_ledger<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Ledger) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let ledger = Arc::clone(&self.ledger);
+        tokio::task::spawn_blocking(move || work(&ledger)).await.map_err(StoreError::unavailable)?
+    }
 }
 
-fn read_value(
-    value: redis::RedisResult<redis::Value>,
-    ttl: redis::RedisResult<redis::Value>,
-) -> redis::RedisResult<ReadValue> {
-    let ttl: i64 = redis::from_redis_value(ttl?)?;
-    let bytes = match value {
-        Ok(redis::Value::BulkString(bytes)) => bytes,
-        Ok(_) => return Ok(ReadValue::Refused(Refusal::WrongType)),
-        Err(error) if error.code() == Some("WRONGTYPE") => return Ok(ReadValue::Refused(Refusal::WrongType)),
-        // LOADING, MOVED, NOPERM and the like say nothing about this key: the read as a whole has failed.
-        Err(error) => return Err(error),
-    };
-    Ok(match u64::try_from(ttl) {
-        Ok(millis) => ReadValue::Present { bytes, ttl: Ttl::Left(Duration::from_millis(millis)) },
-        Err(_) if ttl == -1 => ReadValue::Present { bytes, ttl: Ttl::None },
-        Err(_) => ReadValue::Absent,
-    })
+/// How many replicas have everything that was written on this connection.
+async fn wait(connection: &Connection, replicas: usize) -> usize {
+    let mut replicated = 0;
+    for limit in WAITS {
+        if replicated >= replicas {
+            break;
+        }
+        let mut link = connection.link();
+        let wait = redis::cmd("WAIT").arg(replicas).arg(millis(limit)).take();
+        let answer = tokio::time::timeout(limit + COMMAND.answer, wait.query_async::<usize>(&mut link)).await;
+        match answer {
+            Ok(Ok(count)) => replicated = count,
+            // The grant is revoked; how far that has spread is all that is not known.
+            Ok(Err(error)) => {
+                tracing::warn!("replicas could not be waited for: {error}");
+                break;
+            }
+            Err(_) => break,
+        }
+    }
+    replicated
+}
+
+async fn bounded<T>(limit: Duration, work: impl Future<Output = Result<T, Fault>>) -> Result<T, StoreError> {
+    Ok(tokio::time::timeout(limit, work).await.map_err(|_| Fault::TimedOut)??)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl From<Fault> for StoreError {
+    fn from(fault: Fault) -> Self {
+        if fault.is_unknown() {
+            Self::unavailable(fault)
+        } else {
+            Self::Refused(fault.to_string())
+        }
+    }
 }

@@ -335,7 +335,7 @@ async fn the_grant_api_writes_the_keys_that_anybody_may_write() {
     let config = crate::support::daypass::write_file(
         dir.path(),
         "d.yaml",
-        &format!("store: redis://127.0.0.1:{}\nstore_password_file: {password}\n", redis.port),
+        &format!("store: redis://127.0.0.1:{}\nredis: {{password_file: {password}}}\n", redis.port),
     );
     let daypass = Daypass::start(&["--store", &redis.url(), "--config", &config]);
     wait_for("the first copy", || (daypass.ops("/readyz").0 == 200).then_some(()));

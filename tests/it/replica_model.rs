@@ -7,7 +7,7 @@ use daypass::clock::{BootTime, Now};
 use daypass::grant::{Grant, covering};
 use daypass::permission::Target;
 use daypass::principal::Caller;
-use daypass::replica::{Lookup, Replica, Staleness};
+use daypass::replica::{Limits, Lookup, Replica, Staleness};
 use daypass::store::record::{ReadAt, Ttl, decode};
 use jiff::Timestamp;
 use proptest::collection::vec;
@@ -181,7 +181,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_500))]
     #[test]
     fn covering_grants_are_those_a_scan_finds(changes in vec(change(), 0..30), requests in vec(asked(), 1..6)) {
-        let replica = Replica::new(Staleness::Local, 1_000);
+        let replica = Replica::new(Staleness::Local, Limits { grants: 1_000, grants_per_principal: 1_000 });
         let mut model: std::collections::BTreeMap<usize, (Written, bool)> = std::collections::BTreeMap::new();
         for change in changes {
             match change {
@@ -215,6 +215,7 @@ proptest! {
                     continue;
                 }
                 Lookup::Settled(active) => active,
+                Lookup::TooMany => unreachable!("30 changes make no 1,000 grants"),
             };
             prop_assert!(!is_unsettled, "{:?}", asked);
             let found: Vec<String> = covering(&active, &target).iter().map(|grant| grant.id.to_string()).collect();

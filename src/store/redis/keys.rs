@@ -1,18 +1,16 @@
 //! Every key daypass has in Redis. The prefix holds a hash tag, `{jit}`, which puts all keys of a tenant into one
-//! cluster slot, so that a script may touch a grant and its counter together.
-
-use redis::aio::MultiplexedConnection;
+//! cluster slot, so that a script may touch a grant, its counter and the audit stream together.
 
 use crate::grant::GrantId;
-
-/// `SCAN ... COUNT`: steps of the server's hash table, not keys returned.
-const SCAN_COUNT: usize = 1000;
 
 #[derive(Debug, Clone)]
 pub struct Keys {
     grant_prefix: String,
     uses_prefix: String,
+    once_prefix: String,
     heartbeat: String,
+    audit: String,
+    audit_number: String,
 }
 
 impl Keys {
@@ -20,11 +18,15 @@ impl Keys {
         Self {
             grant_prefix: format!("{prefix}:grant:"),
             uses_prefix: format!("{prefix}:used:"),
+            once_prefix: format!("{prefix}:once:"),
             heartbeat: format!("{prefix}:hb"),
+            audit: format!("{prefix}:audit"),
+            audit_number: format!("{prefix}:audit:n"),
         }
     }
 
-    /// What invalidations are asked for. Counters lie outside it, or every use would be pushed to every sidecar.
+    /// What invalidations are asked for. Counters and the audit stream lie outside it, or every use would be pushed
+    /// to every sidecar.
     pub fn grant_prefix(&self) -> &str {
         &self.grant_prefix
     }
@@ -33,8 +35,14 @@ impl Keys {
         format!("{}{id}", self.grant_prefix)
     }
 
+    /// How many uses of a grant were taken.
     pub fn uses(&self, id: &GrantId) -> String {
         format!("{}{id}", self.uses_prefix)
+    }
+
+    /// That a use was taken for a check, in case the same check asks again. `check` is text of our own making.
+    pub fn once(&self, check: &str) -> String {
+        format!("{}{check}", self.once_prefix)
     }
 
     /// Read by the heartbeat. Need not exist: what counts is that a *keyed* command is answered, since a cluster
@@ -43,35 +51,16 @@ impl Keys {
         &self.heartbeat
     }
 
+    pub fn audit(&self) -> &str {
+        &self.audit
+    }
+
+    /// Numbers the entries of the audit stream, so that a gap shows.
+    pub fn audit_number(&self) -> &str {
+        &self.audit_number
+    }
+
     pub fn grant_id<'k>(&self, key: &'k str) -> Option<&'k str> {
         key.strip_prefix(&self.grant_prefix)
-    }
-}
-
-/// A pass over all grant keys. Keys may come twice; one that is there throughout comes at least once.
-pub struct Cursor(Option<u64>);
-
-impl Cursor {
-    pub const fn start() -> Self {
-        Self(Some(0))
-    }
-
-    pub async fn next(
-        &mut self,
-        connection: &mut MultiplexedConnection,
-        keys: &Keys,
-    ) -> redis::RedisResult<Option<Vec<String>>> {
-        let Some(cursor) = self.0 else { return Ok(None) };
-        let (next, found): (u64, Vec<Vec<u8>>) = redis::cmd("SCAN")
-            .arg(cursor)
-            .arg("MATCH")
-            .arg(format!("{}*", keys.grant_prefix))
-            .arg("COUNT")
-            .arg(SCAN_COUNT)
-            .query_async(connection)
-            .await?;
-        self.0 = (next != 0).then_some(next);
-        // A key that is not text has no valid id; replacing its bytes keeps it invalid.
-        Ok(Some(found.iter().map(|key| String::from_utf8_lossy(key).into_owned()).collect()))
     }
 }

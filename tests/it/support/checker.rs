@@ -4,17 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use daypass::authz::{BodyParsing, Checker, Config, Enforcement, IdentitySource, StreamLimits, Wanted};
+use daypass::authz::{BodyParsing, Checker, Config, Enforcement, IdentitySource, RequestIds, StreamLimits, Wanted};
 use daypass::clock::Clock;
 use daypass::metrics::Metrics;
 use daypass::policy::{DecisionPath, Policy, Sources};
-use daypass::replica::{Replica, Staleness};
+use daypass::replica::{Limits, Replica, Staleness};
 use daypass::store::record::{ReadAt, Ttl, decode};
 use daypass::store::{EmbeddedStore, Store, Surroundings};
 
 pub fn checker(sources: &Sources, grants: &[&str]) -> Checker {
     let metrics = Arc::new(Metrics::new().unwrap());
-    let replica = Arc::new(Replica::new(Staleness::Local, 100));
+    let replica = Arc::new(Replica::new(
+        Staleness::Local,
+        Limits { grants: 100, grants_per_principal: 100 },
+    ));
     let around = Surroundings {
         replica: Arc::clone(&replica),
         metrics: Arc::clone(&metrics),
@@ -43,6 +46,7 @@ pub fn checker(sources: &Sources, grants: &[&str]) -> Checker {
             check_timeout: Duration::from_secs(10),
             settle_timeout: Duration::from_millis(10),
             max_concurrent_checks: 1,
+            request_ids: RequestIds::Ignored,
         },
         wanted: Wanted::by(policy.reads()),
         policy: Arc::new(policy),

@@ -1,0 +1,313 @@
+//! One session after another, for ever: find the server, connect, copy, listen, and begin anew when anything is wrong.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use super::connect::{self, Connection, Login, PushHandler};
+use super::fault::Fault;
+use super::read::Source;
+use super::server::{self, Replication};
+use super::session::{Change, History, Session, SessionEnd};
+use super::topology;
+use super::url::{Node, Topology};
+use super::{RedisConfig, RedisStore};
+
+/// Upper bounds; with a smaller `max_staleness` both shrink, so that a lost heartbeat is noticed before it matters.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
+/// To connect and log in. Longer than a network needs, shorter than people notice.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// For each of the questions that begin a session.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(1);
+const FIRST_BACKOFF: Duration = Duration::from_millis(20);
+/// Short, because every sidecar denies while it lasts; with jitter, because all of them lose Redis together.
+const MAX_BACKOFF: Duration = Duration::from_millis(500);
+/// After a refusal that somebody has to mend: no use in asking often, and servers log it.
+const REFUSED_BACKOFF: Duration = Duration::from_secs(2);
+/// Of the same failure in a row, which comes about every [`MAX_BACKOFF`].
+const FAILURES_PER_WARNING: u32 = 64;
+/// Dates in grants are judged by this machine's clock, TTLs by the server's.
+const NOTABLE_CLOCK_SKEW: Duration = Duration::from_secs(1);
+
+/// What the last session learned for the next one.
+#[derive(Debug, Default)]
+struct Lessons {
+    /// Cluster nodes to ask first.
+    known: Vec<Node>,
+    /// Where the slot is being moved to.
+    target: Option<Node>,
+}
+
+pub async fn follow(store: &Arc<RedisStore>) -> Infallible {
+    let mut backoff = FIRST_BACKOFF;
+    let mut failures = 0_u32;
+    let mut last_code = "";
+    let mut lessons = Lessons::default();
+    loop {
+        let end = match run(store, &mut lessons).await {
+            (Ok(never), _) => match never {},
+            (Err(end), was_in_step) => {
+                if was_in_step {
+                    backoff = FIRST_BACKOFF;
+                }
+                end
+            }
+        };
+        store.around.metrics.count_session_end(end.code());
+        store.around.replica.set_trouble(Some(end.to_string()));
+        if end.code() != last_code {
+            (failures, last_code) = (0, end.code());
+        }
+        // The first of a kind, and then one in about half a minute: not the same line several times a second.
+        if failures.is_multiple_of(FAILURES_PER_WARNING) {
+            tracing::warn!(store = %store.config.url, failures, "no session with the store: {end}");
+        }
+        failures = failures.wrapping_add(1);
+        sleep(jittered(if needs_mending(&end) { REFUSED_BACKOFF } else { backoff })).await;
+        backoff = (backoff * 2).min(MAX_BACKOFF);
+    }
+}
+
+fn needs_mending(end: &SessionEnd) -> bool {
+    matches!(end, SessionEnd::Fault(Fault::Login(_) | Fault::Unfit(_) | Fault::File { .. }))
+}
+
+/// Between half and the whole of it. Not worth a random generator: the wall clock's nanoseconds differ enough.
+fn jittered(backoff: Duration) -> Duration {
+    let noise = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.subsec_nanos() % 1000);
+    backoff / 2 + backoff / 2 * noise / 1000
+}
+
+/// How it ended, and whether it had been in step before.
+async fn run(store: &Arc<RedisStore>, lessons: &mut Lessons) -> (Result<Infallible, SessionEnd>, bool) {
+    let (changes, received) = mpsc::unbounded_channel();
+    let opened = open(store, lessons, changes).await;
+    let opened = match opened {
+        Ok(opened) => opened,
+        Err(end) => return (Err(learn(end, None, lessons)), false),
+    };
+    store.begin_session(&opened.session);
+    let end = hold(store, &opened, received).await;
+    opened.session.close();
+    let asked = opened.owner.node.clone();
+    (end.map_err(|end| learn(end, Some(&asked), lessons)), opened.session.is_synced())
+}
+
+/// What the end of a session says about where to go next.
+fn learn(end: SessionEnd, asked: Option<&Node>, lessons: &mut Lessons) -> SessionEnd {
+    let beside = |node: &Node| asked.map_or_else(|| node.clone(), |asked| topology::beside(asked, node.clone()));
+    lessons.target = None;
+    match &end {
+        SessionEnd::Fault(Fault::Moved(Some(node))) => lessons.known.insert(0, beside(node)),
+        SessionEnd::Fault(Fault::Ask(Some(node))) => lessons.target = Some(beside(node)),
+        _ => {}
+    }
+    end
+}
+
+/// A session's connections, tracked, and nothing read yet.
+struct Opened {
+    session: Arc<Session>,
+    owner: Connection,
+    target: Option<Connection>,
+    slot: Option<u16>,
+    /// Before tracking began: what was acknowledged before it is in the copy.
+    started: crate::clock::Now,
+}
+
+async fn open(
+    store: &Arc<RedisStore>,
+    lessons: &mut Lessons,
+    changes: mpsc::UnboundedSender<Change>,
+) -> Result<Opened, SessionEnd> {
+    let place = topology::resolve(&store.config, &store.keys, &lessons.known).await?;
+    if !place.others.is_empty() {
+        lessons.known = place.others;
+    }
+    // The history is asked on the connection that is tracked, and the session that takes its pushes belongs to a
+    // history: so pushes find their session through a cell. None come before tracking is on.
+    let cell: Arc<std::sync::OnceLock<Arc<Session>>> = Arc::default();
+    let owner = connect(&store.config, &place.node, &cell).await?;
+    let mut link = owner.link();
+    let replication = greet(replication(&mut link)).await?;
+    if !replication.is_master {
+        return Err(Fault::NotMaster.into());
+    }
+    greet(check_topology(&store.config, &mut link)).await?;
+    store.report_concerns(&greet(server::examine(&mut link)).await?);
+    let history =
+        History { name: replication.history.as_str().into(), vanished: Arc::clone(&store.vanished) };
+    let session = Arc::new(Session::new(store.keys.clone(), store.around.clone(), history, changes));
+    let _ = cell.set(Arc::clone(&session));
+    let target = match &lessons.target {
+        Some(node) => Some(connect(&store.config, node, &cell).await?),
+        None => None,
+    };
+    let started = store.around.clock.now();
+    for connection in std::iter::once(&owner).chain(&target) {
+        greet(track(&mut connection.link(), store.keys.grant_prefix())).await?;
+    }
+    Ok(Opened { session, owner, target, slot: place.slot, started })
+}
+
+async fn connect(
+    config: &RedisConfig,
+    node: &Node,
+    cell: &Arc<std::sync::OnceLock<Arc<Session>>>,
+) -> Result<Connection, Fault> {
+    let cell = Arc::clone(cell);
+    let handler: PushHandler = Box::new(move |push| {
+        if let Some(session) = cell.get() {
+            session.on_push(push);
+        }
+    });
+    connect::open(config, node, Login::Store, CONNECT_TIMEOUT, Some(handler)).await
+}
+
+async fn greet<T>(answer: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    timeout(GREETING_TIMEOUT, answer).await.map_err(|_| Fault::TimedOut)?
+}
+
+async fn replication(link: &mut MultiplexedConnection) -> Result<Replication, Fault> {
+    let info: String = redis::cmd("INFO").arg("replication").query_async(link).await?;
+    Ok(Replication::parse(&info))
+}
+
+/// A cluster node named as if it were alone answers MOVED for most prefixes, and silently for the rest.
+async fn check_topology(config: &RedisConfig, link: &mut MultiplexedConnection) -> Result<(), Fault> {
+    let info: String = redis::cmd("INFO").arg("cluster").query_async(link).await?;
+    let is_cluster = info.lines().any(|line| line.trim_end() == "cluster_enabled:1");
+    match (&config.url.topology, is_cluster) {
+        (Topology::Single(_) | Topology::Sentinel { .. }, true) => Err(Fault::Unfit(
+            "the server is a node of a cluster; name it as redis+cluster://host:port".to_owned(),
+        )),
+        _ => Ok(()),
+    }
+}
+
+async fn track(link: &mut MultiplexedConnection, prefix: &str) -> Result<(), Fault> {
+    let tracking = ["TRACKING", "ON", "BCAST", "PREFIX", prefix];
+    let answer: redis::RedisResult<()> = redis::cmd("CLIENT").arg(&tracking).query_async(link).await;
+    answer.map_err(|error| match Fault::from(error) {
+        Fault::Other(text) => Fault::Unfit(format!(
+            "CLIENT TRACKING was refused, without which no revocation is heard of (a proxy in between?): {text}"
+        )),
+        fault => fault,
+    })
+}
+
+async fn hold(
+    store: &RedisStore,
+    opened: &Opened,
+    mut changes: mpsc::UnboundedReceiver<Change>,
+) -> Result<Infallible, SessionEnd> {
+    let Opened { session, owner, target, slot, started } = opened;
+    let source = || Source {
+        owner: owner.link(),
+        target: target.as_ref().map(Connection::link),
+        slot: *slot,
+    };
+    let work = async {
+        let mut source = source();
+        session.sync(&mut source).await?;
+        // With replicas required, freshness is the heartbeat's to give: it knows how many there are.
+        if store.config.require_replicas == 0 {
+            session.confirm(*started);
+        }
+        store.around.replica.set_trouble(None);
+        let grants = store.around.replica.len();
+        tracing::info!(store = %store.config.url, server = %owner.node, grants, "in step with the store");
+        loop {
+            session.apply(&mut source, changes.recv().await, &mut changes).await?;
+        }
+    };
+    // All run on this task; whichever fails ends the session, and dropping the connections tears half-open links
+    // down.
+    tokio::select! {
+        end = heartbeat(store, session, source()) => end,
+        end = work => end,
+        never = store.reapply_revocations(session.history()) => match never {},
+    }
+}
+
+async fn heartbeat(
+    store: &RedisStore,
+    session: &Session,
+    mut source: Source,
+) -> Result<Infallible, SessionEnd> {
+    let period = HEARTBEAT_INTERVAL.min(store.config.max_staleness / 4);
+    let mut is_short_of_replicas = false;
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let sent = store.around.clock.now();
+        let answer = timeout(period, beat(store, &mut source)).await;
+        let replication = answer.map_err(|_| SessionEnd::HeartbeatLost(period))??;
+        if !replication.is_master {
+            return Err(Fault::NotMaster.into());
+        }
+        if replication.history != session.history() {
+            return Err(SessionEnd::HistoryChanged);
+        }
+        let good = replication.replicas_within(store.config.max_lag);
+        store.around.metrics.set_store_replicas(good);
+        store.note_replicas(replication.replicas());
+        if good >= store.config.require_replicas {
+            session.confirm(sent);
+        }
+        // A master that its replicas do not hear of may be one that they have replaced.
+        let was_short = std::mem::replace(&mut is_short_of_replicas, good < store.config.require_replicas);
+        if is_short_of_replicas != was_short {
+            let RedisConfig { require_replicas: needed, max_lag, .. } = &*store.config;
+            let trouble = format!("the master has {good} of {needed} required replicas within {max_lag:?}");
+            store.around.replica.set_trouble(is_short_of_replicas.then_some(trouble));
+        }
+    }
+}
+
+/// One answer of every server that the session follows.
+async fn beat(store: &RedisStore, source: &mut Source) -> Result<Replication, Fault> {
+    let mut pipeline = redis::pipe();
+    pipeline.ignore_errors();
+    pipeline.cmd("GET").arg(store.keys.heartbeat());
+    pipeline.cmd("INFO").arg("replication").cmd("TIME");
+    let sent = std::time::SystemTime::now();
+    let answers: Vec<redis::RedisResult<redis::Value>> = pipeline.query_async(&mut source.owner).await?;
+    let mut answers = answers.into_iter();
+    let mut next = || answers.next().unwrap_or(Ok(redis::Value::Nil));
+    let (read, info, time) = (next(), next(), next());
+    match (read.map_err(Fault::from), &mut source.target) {
+        (Ok(_) | Err(Fault::Ask(_)), Some(target)) => {
+            let mut pipeline = redis::pipe();
+            pipeline.cmd("ASKING").ignore().cmd("GET").arg(store.keys.heartbeat()).ignore();
+            pipeline.query_async::<()>(target).await?;
+        }
+        (Ok(_), None) => {}
+        (Err(fault), _) => return Err(fault),
+    }
+    note_clock_skew(store, time, sent);
+    let info: String = redis::from_redis_value(info?).map_err(|error| Fault::Other(error.to_string()))?;
+    Ok(Replication::parse(&info))
+}
+
+/// Told and measured, never used for a decision.
+fn note_clock_skew(
+    store: &RedisStore,
+    time: redis::RedisResult<redis::Value>,
+    sent: std::time::SystemTime,
+) {
+    let time = time.ok().and_then(|time| redis::from_redis_value::<(u64, u64)>(time).ok());
+    let Some((seconds, micros)) = time else { return };
+    let server = std::time::UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_micros(micros);
+    let skew = server.duration_since(sent).unwrap_or_else(|early| early.duration());
+    if store.around.metrics.set_clock_skew(skew) < NOTABLE_CLOCK_SKEW && skew >= NOTABLE_CLOCK_SKEW {
+        tracing::warn!(?skew, "the store's clock differs from this machine's; dates in grants are judged by this one");
+    }
+}
