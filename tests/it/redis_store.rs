@@ -14,21 +14,6 @@ use crate::support::{PATIENCE, wait_for};
 /// How soon a write must show at a check (acceptance of the store, measured in the same run).
 const VISIBLE_WITHIN: Duration = Duration::from_millis(50);
 
-fn set(redis: &Redis, id: &str, value: &str, px: u64) {
-    let mut connection = redis.connect();
-    redis::cmd("SET")
-        .arg(format!("{{jit}}:grant:{id}"))
-        .arg(value)
-        .arg("PX")
-        .arg(px)
-        .query::<()>(&mut connection)
-        .unwrap();
-}
-
-fn del(redis: &Redis, id: &str) {
-    redis::cmd("DEL").arg(format!("{{jit}}:grant:{id}")).query::<()>(&mut redis.connect()).unwrap();
-}
-
 fn started(redis: &Redis, arguments: &[&str]) -> Daypass {
     let url = redis.url();
     let daypass = Daypass::start(&[&["--store", &url], arguments].concat());
@@ -56,14 +41,14 @@ async fn a_set_is_seen_by_the_next_check_and_so_is_a_del() {
     let (mut granted, mut revoked) = (Vec::new(), Vec::new());
     for round in 0..30 {
         let id = format!("g-{round}");
-        set(&redis, &id, ALICES_GRANT, 60_000);
+        redis.set(&id, ALICES_GRANT, 60_000);
         granted.push(until(&mut client, "grant").await);
         let response = client.check(alice()).await;
         assert_eq!(metadata(&response, "grant"), id);
         let left: u64 =
             upstream_header(&response, "x-envoy-upstream-stream-duration-ms").unwrap().parse().unwrap();
         assert!((50_000..=60_000).contains(&left), "{left}");
-        del(&redis, &id);
+        redis.del(&id);
         revoked.push(until(&mut client, "no_grant").await);
     }
     granted.sort_unstable();
@@ -83,7 +68,7 @@ async fn a_grant_ends_at_its_deadline_without_help_from_redis() {
     let mut errors_us = Vec::new();
     for round in 0..5 {
         let before = Instant::now();
-        set(&redis, &format!("g-{round}"), ALICES_GRANT, 400);
+        redis.set(&format!("g-{round}"), ALICES_GRANT, 400);
         let after = Instant::now();
         until(&mut client, "grant").await;
         // With less than 100 ms left a grant begins no new request; then it is gone.
@@ -104,18 +89,18 @@ async fn what_is_no_grant_is_refused_and_counted_while_others_go_on() {
     let daypass = started(&redis, &[]);
     let mut client = daypass.client().await;
     let mut connection = redis.connect();
-    set(&redis, "good", ALICES_GRANT, 60_000);
+    redis.set("good", ALICES_GRANT, 60_000);
     let key = |id: &str| format!("{{jit}}:grant:{id}");
     redis::cmd("SET").arg(key("forever")).arg(ALICES_GRANT).query::<()>(&mut connection).unwrap();
-    set(&redis, "huge", &"x".repeat(64 << 20), 60_000);
+    redis.set("huge", &"x".repeat(64 << 20), 60_000);
     redis::cmd("HSET").arg(key("hash")).arg("a").arg(1).query::<()>(&mut connection).unwrap();
-    set(&redis, "malformed", r#"{"v":1,"subject":"#, 60_000);
-    set(&redis, "long", ALICES_GRANT, 25 * 3600 * 1000);
-    set(&redis, "newer", r#"{"v":2,"subject":"user:alice"}"#, 60_000);
-    set(&redis, "field", r#"{"v":1,"subject":"user:alice","permission":[]}"#, 60_000);
-    set(&redis, "bad id", ALICES_GRANT, 60_000);
-    set(&redis, "nobody", r#"{"v":1,"subject":""}"#, 60_000);
-    set(&redis, "nothing", r#"{"v":1,"subject":"user:alice","permissions":[{}]}"#, 60_000);
+    redis.set("malformed", r#"{"v":1,"subject":"#, 60_000);
+    redis.set("long", ALICES_GRANT, 25 * 3600 * 1000);
+    redis.set("newer", r#"{"v":2,"subject":"user:alice"}"#, 60_000);
+    redis.set("field", r#"{"v":1,"subject":"user:alice","permission":[]}"#, 60_000);
+    redis.set("bad id", ALICES_GRANT, 60_000);
+    redis.set("nobody", r#"{"v":1,"subject":""}"#, 60_000);
+    redis.set("nothing", r#"{"v":1,"subject":"user:alice","permissions":[{}]}"#, 60_000);
     let binary = [b"{jit}:grant:\xff\xfe".to_vec(), vec![b'k'; 10_000]].concat();
     redis::cmd("SET").arg(binary).arg("x").arg("PX").arg(60_000).query::<()>(&mut connection).unwrap();
     for (reason, count) in [
@@ -153,7 +138,7 @@ async fn without_redis_every_answer_is_cannot_tell_and_it_comes_back_by_itself()
     );
     let daypass = started(&redis, &["--config", &config]);
     let mut client = daypass.client().await;
-    set(&redis, "g", ALICES_GRANT, 600_000);
+    redis.set("g", ALICES_GRANT, 600_000);
     until(&mut client, "grant").await;
     let killed = Instant::now();
     redis.kill();
@@ -178,11 +163,11 @@ async fn a_flush_denies_everybody_at_once() {
     let Some(redis) = Redis::start(&[]) else { return };
     let daypass = started(&redis, &[]);
     let mut client = daypass.client().await;
-    set(&redis, "g", ALICES_GRANT, 60_000);
+    redis.set("g", ALICES_GRANT, 60_000);
     until(&mut client, "grant").await;
     redis::cmd("FLUSHALL").query::<()>(&mut redis.connect()).unwrap();
     until(&mut client, "no_grant").await;
-    set(&redis, "g2", ALICES_GRANT, 60_000);
+    redis.set("g2", ALICES_GRANT, 60_000);
     until(&mut client, "grant").await;
 }
 
@@ -191,7 +176,7 @@ async fn a_renewal_is_never_seen_as_a_denial() {
     let Some(redis) = Redis::start(&[]) else { return };
     let daypass = started(&redis, &[]);
     let mut client = daypass.client().await;
-    set(&redis, "g", ALICES_GRANT, 60_000);
+    redis.set("g", ALICES_GRANT, 60_000);
     until(&mut client, "grant").await;
     let is_done = Arc::new(AtomicBool::new(false));
     let writer = std::thread::spawn({
@@ -199,7 +184,7 @@ async fn a_renewal_is_never_seen_as_a_denial() {
         move || {
             let mut renewals = 0;
             while !is_done.load(Ordering::Relaxed) {
-                set(&redis, "g", ALICES_GRANT, 60_000);
+                redis.set("g", ALICES_GRANT, 60_000);
                 renewals += 1;
             }
             renewals
@@ -276,7 +261,7 @@ async fn uses_are_counted_over_all_sidecars() {
     let Some(redis) = Redis::start(&[]) else { return };
     let (first, second) = (started(&redis, &[]), started(&redis, &[]));
     let limited = ALICES_GRANT.replace("\"v\":1", "\"v\":1,\"max_uses\":10");
-    set(&redis, "g", &limited, 60_000);
+    redis.set("g", &limited, 60_000);
     let mut clients = [first.client().await, second.client().await];
     for client in &mut clients {
         // A check that sees the grant takes a use; one of each sidecar.
@@ -289,7 +274,7 @@ async fn uses_are_counted_over_all_sidecars() {
     assert_eq!(outcomes.iter().filter(|reason| *reason == "grant").count(), 8, "{outcomes:?}");
     assert!(outcomes[8..].iter().all(|reason| reason == "uses_exhausted"), "{outcomes:?}");
     // An unlimited grant that covers the same is preferred.
-    set(&redis, "free", ALICES_GRANT, 60_000);
+    redis.set("free", ALICES_GRANT, 60_000);
     for client in &mut clients {
         until(client, "grant").await;
     }
@@ -301,10 +286,10 @@ async fn an_extension_brings_no_uses_back() {
     let daypass = started(&redis, &[]);
     let mut client = daypass.client().await;
     let limited = ALICES_GRANT.replace("\"v\":1", "\"v\":1,\"max_uses\":1");
-    set(&redis, "g", &limited, 1_500);
+    redis.set("g", &limited, 1_500);
     until(&mut client, "grant").await;
     until(&mut client, "uses_exhausted").await;
-    set(&redis, "g", &limited, 60_000);
+    redis.set("g", &limited, 60_000);
     let first_end = Instant::now() + Duration::from_millis(1_600);
     while Instant::now() < first_end {
         assert_ne!(reason(&client.check(alice()).await), "grant");
@@ -317,7 +302,7 @@ async fn a_replica_of_redis_is_not_believed() {
     let (Some(master), Some(other)) = (Redis::start(&[]), Redis::start(&[])) else { return };
     let daypass = started(&other, &[]);
     let mut client = daypass.client().await;
-    set(&other, "g", ALICES_GRANT, 60_000);
+    other.set("g", ALICES_GRANT, 60_000);
     until(&mut client, "grant").await;
     redis::cmd("REPLICAOF").arg("127.0.0.1").arg(master.port).query::<()>(&mut other.connect()).unwrap();
     until(&mut client, "stale").await;

@@ -3,8 +3,11 @@
 
 pub mod checker;
 pub mod daypass;
+pub mod proxy;
+pub mod random;
 pub mod redis;
 pub mod request;
+pub mod sidecar;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};

@@ -85,7 +85,7 @@ impl Fault {
     pub const fn is_about_the_server(&self) -> bool {
         matches!(
             self,
-            Self::Link(_) | Self::TimedOut | Self::Moved(_) | Self::NotMaster | Self::Unready(_) | Self::Login(_)
+            Self::Link(_) | Self::TimedOut | Self::Moved(_) | Self::NotMaster | Self::Unready(_)
         )
     }
 }

@@ -95,6 +95,10 @@ async fn run(store: &Arc<RedisStore>, lessons: &mut Lessons) -> (Result<Infallib
     store.begin_session(&opened.session);
     let end = hold(store, &opened, received).await;
     opened.session.close();
+    if matches!(end, Err(SessionEnd::Full(_))) {
+        // What is left of an earlier copy would take the room that the next one needs.
+        store.around.replica.clear();
+    }
     let asked = opened.owner.node.clone();
     (end.map_err(|end| learn(end, Some(&asked), lessons)), opened.session.is_synced())
 }

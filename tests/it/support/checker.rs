@@ -12,12 +12,11 @@ use daypass::replica::{Limits, Replica, Staleness};
 use daypass::store::record::{ReadAt, Ttl, decode};
 use daypass::store::{EmbeddedStore, Store, Surroundings};
 
+/// On grants that never change, whatever store there may be.
 pub fn checker(sources: &Sources, grants: &[&str]) -> Checker {
     let metrics = Arc::new(Metrics::new().unwrap());
-    let replica = Arc::new(Replica::new(
-        Staleness::Local,
-        Limits { grants: 100, grants_per_principal: 100 },
-    ));
+    let limits = Limits { grants: 100, grants_per_principal: 100 };
+    let replica = Arc::new(Replica::new(Staleness::Local, limits));
     let around = Surroundings {
         replica: Arc::clone(&replica),
         metrics: Arc::clone(&metrics),
@@ -30,31 +29,46 @@ pub fn checker(sources: &Sources, grants: &[&str]) -> Checker {
             .insert(decode(&format!("g-{index}"), value.as_bytes(), read_at, around.max_ttl).unwrap())
             .unwrap();
     }
+    let store = Arc::new(Store::Embedded(Arc::new(EmbeddedStore::in_memory(around).unwrap())));
+    Checker { config: Config { max_concurrent_checks: 1, ..config() }, ..on(sources, &replica, &metrics, &store) }
+}
+
+/// On a store and the replica it keeps.
+pub fn on(
+    sources: &Sources,
+    replica: &Arc<Replica>,
+    metrics: &Arc<Metrics>,
+    store: &Arc<Store>,
+) -> Checker {
     let policy =
         Policy::compile(sources, &DecisionPath::new("envoy/authz/allow"), Duration::from_secs(5)).unwrap();
     Checker {
-        config: Config {
-            identity: vec![
-                IdentitySource::defaults().remove(0),
-                IdentitySource::Peer,
-                IdentitySource::Xfcc { trusted_hops: 1 },
-                IdentitySource::Header { name: "x-user".into(), kind: daypass::principal::Kind::User },
-            ],
-            body_parsing: BodyParsing::On,
-            enforcement: Enforcement::Enforce,
-            stream: StreamLimits { lease: None, retry_horizon: Duration::from_secs(60) },
-            check_timeout: Duration::from_secs(10),
-            settle_timeout: Duration::from_millis(10),
-            max_concurrent_checks: 1,
-            request_ids: RequestIds::Ignored,
-        },
+        config: config(),
         wanted: Wanted::by(policy.reads()),
         policy: Arc::new(policy),
-        replica,
-        store: Arc::new(Store::Embedded(Arc::new(EmbeddedStore::in_memory(around).unwrap()))),
-        metrics,
+        replica: Arc::clone(replica),
+        store: Arc::clone(store),
+        metrics: Arc::clone(metrics),
         log: None,
         clock: Clock::System,
         in_flight: AtomicUsize::new(0),
+    }
+}
+
+fn config() -> Config {
+    Config {
+        identity: vec![
+            IdentitySource::defaults().remove(0),
+            IdentitySource::Peer,
+            IdentitySource::Xfcc { trusted_hops: 1 },
+            IdentitySource::Header { name: "x-user".into(), kind: daypass::principal::Kind::User },
+        ],
+        body_parsing: BodyParsing::On,
+        enforcement: Enforcement::Enforce,
+        stream: StreamLimits { lease: None, retry_horizon: Duration::from_secs(60) },
+        check_timeout: Duration::from_secs(10),
+        settle_timeout: Duration::from_millis(100),
+        max_concurrent_checks: 10_000,
+        request_ids: RequestIds::Ignored,
     }
 }

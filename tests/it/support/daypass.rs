@@ -124,11 +124,14 @@ impl Daypass {
 
     /// The value of one series, whole numbers only; 0 if it is not there.
     pub fn metric(&self, name: &str) -> u64 {
-        let (_, text) = self.ops("/metrics");
-        let line =
-            text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
-        line.and_then(|line| line.rsplit(' ').next()).and_then(|value| value.parse().ok()).unwrap_or(0)
+        series(&self.ops("/metrics").1, name)
     }
+}
+
+/// The value of one series in a page of metrics, whole numbers only; 0 if it is not there.
+pub fn series(text: &str, name: &str) -> u64 {
+    let line = text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
+    line.and_then(|line| line.rsplit(' ').next()).and_then(|value| value.parse().ok()).unwrap_or(0)
 }
 
 pub async fn channel(address: &str) -> Channel {
