@@ -11,7 +11,7 @@ VALKEY := $(VENV)/bin/valkey-server
 REDIS ?=
 CARGO ?= cargo
 
-.PHONY: help demo test bench fuzz fmt lint deny build tools redis-server h2load nextest cargo-deny
+.PHONY: help demo test bench fuzz soak sabotage fmt lint deny build tools redis-server h2load nextest cargo-deny
 
 help: ## This list
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,12 +28,20 @@ demo: build $(if $(REDIS),redis-server) ## See it work on a real Envoy (REDIS=1:
 test: tools ## All tests; installs what they need
 	REQUIRE_ALL=1 $(CARGO) nextest run --locked
 
-bench: redis-server h2load ## CPU per check beside a bare tonic server, and memory per grant
-	REQUIRE_ALL=1 $(CARGO) bench --locked --bench check
+bench: redis-server h2load ## CPU per check beside a bare tonic server, and what Redis costs
+	REQUIRE_ALL=1 $(CARGO) bench --locked --bench check --bench store
 
 FUZZ_SECONDS ?= 600
 fuzz: ## Hostile input for FUZZ_SECONDS (600) a part
 	FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --locked --release --test it hostile -- --nocapture --test-threads 4
+
+SOAK_SECONDS ?= 600
+soak: tools ## Random writes, faults and checks against real servers for SOAK_SECONDS (600) each, and 50 black holes
+	REQUIRE_ALL=1 REDIS_FUZZ_SECONDS=$(SOAK_SECONDS) HISTORY_SECONDS=$(SOAK_SECONDS) BLACK_HOLE_TRIES=50 \
+	$(CARGO) test --locked --test it -- --nocapture --test-threads 1 redis_fuzz redis_history black_hole
+
+sabotage: tools ## Shows that the history checker can fail: takes the heartbeat and the tokens out, one at a time
+	tests/sabotage/run.sh
 
 fmt: ## Formatting
 	$(CARGO) fmt --all --check

@@ -5,12 +5,15 @@
 //!
 //! The bare server is this same binary, started again with `bare` as its argument.
 
-use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Write as _};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+mod common;
 
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use common::{Redis, Server, cpu, daypass, find, load_grants, mib};
 use envoy_types::pb::envoy::config::core::v3::Metadata;
 use envoy_types::pb::envoy::config::core::v3::address::Address as AddressKind;
 use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
@@ -53,21 +56,11 @@ fn main() {
 
     let bare = Server::start(Command::new(&arguments[0]).arg("bare"), "listening check=");
     let redis = Redis::start(dir.path());
-    let mut command = Command::new(env!("CARGO_BIN_EXE_daypass"));
-    command.args([
-        "serve",
-        "--listen",
-        "127.0.0.1:0",
-        "--api-listen",
-        "127.0.0.1:0",
-        "--ops-listen",
-        "127.0.0.1:0",
-    ]);
-    command.arg("--data-dir").arg(dir.path()).args(["--store", &redis.url]);
+    let mut command = daypass(dir.path(), &redis.url);
     let empty = Server::start(&mut command, "listening check=");
     let empty_kib = empty.rss_kib();
     drop(empty);
-    redis.load();
+    load_grants(&redis, SUBJECTS, GRANTS_PER_SUBJECT);
     let daypass = Server::start(&mut command, "in step with the store");
 
     println!(
@@ -79,7 +72,7 @@ fn main() {
     );
     println!("{:24} {:>14} {:>12} {:>10} {:>10}", "", "CPU us/check", "checks/s", "p50 ms", "p99 ms");
     assert_rests_on_a_grant(&daypass.check);
-    let load = |server: &Server| server.load(&h2load, &body, checks, dir.path());
+    let load = |server: &Server| load(server, &h2load, &body, checks, dir.path());
     // Engines, allocators and branch predictors warm up first.
     load(&bare);
     load(&daypass);
@@ -92,6 +85,9 @@ fn main() {
     print_row("(a) bare tonic, always OK", &bare_result);
     print_row("(b) daypass, default policy", &daypass_result);
     println!("\nCPU of (b) / (a): {:.2}", daypass_result.cpu_us / bare_result.cpu_us);
+    if let Some(took) = daypass.ready.split("took=").nth(1) {
+        println!("a copy of all grants took {took}");
+    }
     let rss = daypass.rss_kib();
     let per_grant = rss.saturating_sub(empty_kib) * 1024 / (SUBJECTS * GRANTS_PER_SUBJECT);
     println!(
@@ -100,10 +96,6 @@ fn main() {
         SUBJECTS * GRANTS_PER_SUBJECT,
         mib(empty_kib),
     );
-}
-
-fn mib(kib: usize) -> f64 {
-    f64::from(u32::try_from(kib).unwrap()) / 1024.0
 }
 
 struct Measured {
@@ -123,154 +115,45 @@ fn median(mut rounds: Vec<Measured>) -> Measured {
     rounds.swap_remove(rounds.len() / 2)
 }
 
-struct Server {
-    process: Child,
-    check: String,
-}
-
-impl Server {
-    /// Waits for the line that says it is ready, and finds its port in the line that names it.
-    fn start(command: &mut Command, ready: &str) -> Self {
-        let mut process = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines().map_while(Result::ok);
-        let mut check = None;
-        let mut is_ready = false;
-        while check.is_none() || !is_ready {
-            let line = lines.next().expect("the server ended");
-            is_ready |= line.contains(ready);
-            if let Some(rest) = line.split("listening check=").nth(1) {
-                check = rest.split_whitespace().next().map(str::to_owned);
-            }
-        }
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { process, check: check.unwrap() }
+fn load(server: &Server, h2load: &Path, body: &Path, checks: usize, dir: &Path) -> Measured {
+    let log = dir.join("latencies");
+    let _ = std::fs::remove_file(&log);
+    let cpu_before = cpu(&server.process);
+    let started = Instant::now();
+    let output = Command::new(h2load)
+        .args(["-n", &checks.to_string(), "-c", CONNECTIONS, "-m", IN_FLIGHT_PER_CONNECTION, "-t", "1", "-d"])
+        .arg(body)
+        .args(["-H", "content-type: application/grpc", "-H", "te: trailers", "--log-file"])
+        .arg(&log)
+        .arg(format!("http://{}/envoy.service.auth.v3.Authorization/Check", server.check))
+        .output()
+        .unwrap();
+    let (cpu, wall) = (cpu(&server.process).saturating_sub(cpu_before), started.elapsed());
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains(&format!("{checks} succeeded, 0 failed, 0 errored")), "{text}");
+    let mut micros: Vec<u64> = std::fs::read_to_string(&log)
+        .unwrap()
+        .lines()
+        .filter_map(|line| line.split('\t').nth(2)?.parse().ok())
+        .collect();
+    micros.sort_unstable();
+    let at = |quantile: f64| {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "a quantile"
+        )]
+        let index = (micros.len() as f64 * quantile) as usize;
+        f64::from(u32::try_from(micros[index.min(micros.len() - 1)]).unwrap()) / 1000.0
+    };
+    let count = f64::from(u32::try_from(checks).unwrap());
+    Measured {
+        cpu_us: cpu.as_secs_f64() * 1e6 / count,
+        per_second: count / wall.as_secs_f64(),
+        p50_ms: at(0.5),
+        p99_ms: at(0.99),
     }
-
-    fn load(&self, h2load: &Path, body: &Path, checks: usize, dir: &Path) -> Measured {
-        let log = dir.join("latencies");
-        let _ = std::fs::remove_file(&log);
-        let cpu_before = self.cpu();
-        let started = Instant::now();
-        let output = Command::new(h2load)
-            .args([
-                "-n",
-                &checks.to_string(),
-                "-c",
-                CONNECTIONS,
-                "-m",
-                IN_FLIGHT_PER_CONNECTION,
-                "-t",
-                "1",
-                "-d",
-            ])
-            .arg(body)
-            .args(["-H", "content-type: application/grpc", "-H", "te: trailers", "--log-file"])
-            .arg(&log)
-            .arg(format!("http://{}/envoy.service.auth.v3.Authorization/Check", self.check))
-            .output()
-            .unwrap();
-        let (cpu, wall) = (self.cpu().saturating_sub(cpu_before), started.elapsed());
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(text.contains(&format!("{checks} succeeded, 0 failed, 0 errored")), "{text}");
-        let mut micros: Vec<u64> = std::fs::read_to_string(&log)
-            .unwrap()
-            .lines()
-            .filter_map(|line| line.split('\t').nth(2)?.parse().ok())
-            .collect();
-        micros.sort_unstable();
-        let at = |quantile: f64| {
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                clippy::cast_precision_loss,
-                reason = "a quantile"
-            )]
-            let index = (micros.len() as f64 * quantile) as usize;
-            f64::from(u32::try_from(micros[index.min(micros.len() - 1)]).unwrap()) / 1000.0
-        };
-        let count = f64::from(u32::try_from(checks).unwrap());
-        Measured {
-            cpu_us: cpu.as_secs_f64() * 1e6 / count,
-            per_second: count / wall.as_secs_f64(),
-            p50_ms: at(0.5),
-            p99_ms: at(0.99),
-        }
-    }
-
-    /// User and system time of all threads (proc(5), fields 14 and 15), in ticks of 10 ms.
-    fn cpu(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
-        let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
-        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-        Duration::from_millis(ticks * 10)
-    }
-
-    fn rss_kib(&self) -> usize {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// A Redis on a unix socket, so that it needs no port.
-struct Redis {
-    process: Child,
-    url: String,
-}
-
-impl Redis {
-    fn start(dir: &Path) -> Self {
-        let socket = dir.join("redis.sock");
-        let server = find("redis-server").expect("redis-server is not installed");
-        let mut command = Command::new(server);
-        command.args(["--port", "0", "--save", "", "--unixsocket"]).arg(&socket).stdout(Stdio::null());
-        let process = command.spawn().unwrap();
-        let url = format!("unix://{}", socket.display());
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while redis::Client::open(url.as_str()).unwrap().get_connection().is_err() {
-            assert!(Instant::now() < deadline, "redis-server does not start");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Self { process, url }
-    }
-
-    fn load(&self) {
-        let mut connection = redis::Client::open(self.url.as_str()).unwrap().get_connection().unwrap();
-        for subject in 0..SUBJECTS {
-            let mut pipeline = redis::pipe();
-            for grant in 0..GRANTS_PER_SUBJECT {
-                let value = format!(
-                    r#"{{"v":1,"subject":"user:user-{subject}@corp.example","permissions":[{{"hosts":["service-{grant}.*.svc"],"methods":["GET","HEAD"],"paths":["/api/v{grant}/**"]}}],"approved_by":["user:boss@corp.example"],"ticket":"OPS-{subject}"}}"#
-                );
-                pipeline
-                    .cmd("SET")
-                    .arg(format!("{{jit}}:grant:g-{subject}-{grant}"))
-                    .arg(value)
-                    .arg("PX")
-                    .arg(3_600_000)
-                    .ignore();
-            }
-            pipeline.query::<()>(&mut connection).unwrap();
-        }
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn find(name: &str) -> Option<PathBuf> {
-    std::env::split_paths(&std::env::var_os("PATH")?).map(|dir| dir.join(name)).find(|path| path.is_file())
 }
 
 fn check_request() -> CheckRequest {

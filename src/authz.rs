@@ -209,7 +209,10 @@ impl Checker {
             Lookup::Unsettled => Err(DenyReason::Stale),
             Lookup::TooMany => {
                 let principals = caller.principals().iter().map(ToString::to_string).collect::<Vec<_>>();
-                tracing::warn!(principals = principals.join(","), "one of these holds more grants than allowed");
+                tracing::warn!(
+                    principals = principals.join(","),
+                    "one of these holds more grants than allowed"
+                );
                 Err(DenyReason::TooManyGrants)
             }
         }

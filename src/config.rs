@@ -78,7 +78,7 @@ impl FromStr for Listen {
 pub enum StoreConfig {
     Embedded,
     Memory,
-    Redis(RedisConfig),
+    Redis(Box<RedisConfig>),
 }
 
 #[derive(Debug, Clone)]
@@ -180,10 +180,10 @@ impl Config {
     }
 }
 
-fn assemble(args: &ServeArgs, file: FileSettings, problems: &mut Vec<Problem>) -> Option<Config> {
+fn assemble(args: &ServeArgs, mut file: FileSettings, problems: &mut Vec<Problem>) -> Option<Config> {
     let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
     let api_listen = args.api_listen.or(file.api_listen).unwrap_or_else(|| loopback(9292));
-    let data_dir = args.data_dir.clone().or(file.data_dir).unwrap_or_else(default_data_dir);
+    let data_dir = args.data_dir.clone().or(file.data_dir.take()).unwrap_or_else(default_data_dir);
     let check_timeout = file.check_timeout.unwrap_or(DEFAULT_CHECK_TIMEOUT);
     let evaluation_timeout = file.evaluation_timeout.unwrap_or(DEFAULT_EVALUATION_TIMEOUT);
     let settle_timeout = file.settle_timeout.unwrap_or(DEFAULT_SETTLE_TIMEOUT);
@@ -204,35 +204,8 @@ fn assemble(args: &ServeArgs, file: FileSettings, problems: &mut Vec<Problem>) -
             format!("{api_listen} is not on this machine alone; give `api.tls`, or listen on 127.0.0.1"),
         );
     }
-    let max_staleness = file.max_staleness.unwrap_or(DEFAULT_MAX_STALENESS);
-    if !STALENESS_RANGE.contains(&max_staleness) {
-        problem("max_staleness", format!("{max_staleness:?} is not between 100ms and 30s"));
-    }
-    let key_prefix = file.key_prefix.unwrap_or_else(|| DEFAULT_KEY_PREFIX.to_owned());
-    if key_prefix.is_empty()
-        || !key_prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b"{}_.:-".contains(&b))
-    {
-        problem("key_prefix", format!("{key_prefix:?} has other characters than A-Z, a-z, 0-9 and {{}}_.:-"));
-    }
-    let redis = |url| RedisConfig {
-        url,
-        password_file: file.redis.password_file,
-        sentinel: file.redis.sentinel,
-        tls: file.redis.tls,
-        key_prefix,
-        max_staleness,
-        require_replicas: file.redis.require_replicas.unwrap_or(0),
-        max_lag: file.redis.max_lag.unwrap_or(DEFAULT_MAX_LAG),
-    };
-    let store = match store_kind(args.store.as_deref().or(file.store.as_deref())) {
-        Ok(StoreKind::Embedded) => Some(StoreConfig::Embedded),
-        Ok(StoreKind::Memory) => Some(StoreConfig::Memory),
-        Ok(StoreKind::Redis(url)) => Some(StoreConfig::Redis(redis(url))),
-        Err(message) => {
-            problem("--store", message);
-            None
-        }
-    };
+    let store = store_config(args.store.as_deref().or(file.store.as_deref()), &file, &mut problem);
+    let authz = authz_config(args, &mut file, check_timeout, settle_timeout);
     let decision_log = args.decision_log.clone().or(file.decision_log).map(|target| DecisionLogConfig {
         target: match target.as_str() {
             "-" | "stdout" => LogTarget::Stdout,
@@ -253,31 +226,7 @@ fn assemble(args: &ServeArgs, file: FileSettings, problems: &mut Vec<Problem>) -
             evaluation_timeout,
             health_paths: file.health_paths.unwrap_or_default(),
         },
-        authz: authz::Config {
-            identity: file.identity.unwrap_or_else(IdentitySource::defaults),
-            body_parsing: if args.skip_request_body_parse || file.skip_request_body_parse == Some(true) {
-                BodyParsing::Skip
-            } else {
-                BodyParsing::On
-            },
-            enforcement: if args.dry_run || file.dry_run == Some(true) {
-                Enforcement::DryRun
-            } else {
-                Enforcement::Enforce
-            },
-            stream: StreamLimits {
-                lease: file.lease,
-                retry_horizon: file.retry_horizon.unwrap_or(DEFAULT_RETRY_HORIZON),
-            },
-            check_timeout,
-            settle_timeout,
-            max_concurrent_checks: file.max_concurrent_checks.unwrap_or(DEFAULT_MAX_CONCURRENT_CHECKS),
-            request_ids: if file.trust_request_id == Some(true) {
-                RequestIds::Trusted
-            } else {
-                RequestIds::Ignored
-            },
-        },
+        authz,
         api: ApiConfig { token_file: file.token_file, tls: file.tls },
         log: LogConfig {
             format: file.log_format.unwrap_or(LogFormat::Text),
@@ -295,6 +244,87 @@ fn assemble(args: &ServeArgs, file: FileSettings, problems: &mut Vec<Problem>) -
     })
 }
 
+fn authz_config(
+    args: &ServeArgs,
+    file: &mut FileSettings,
+    check_timeout: Duration,
+    settle_timeout: Duration,
+) -> authz::Config {
+    authz::Config {
+        identity: file.identity.take().unwrap_or_else(IdentitySource::defaults),
+        body_parsing: if args.skip_request_body_parse || file.skip_request_body_parse == Some(true) {
+            BodyParsing::Skip
+        } else {
+            BodyParsing::On
+        },
+        enforcement: if args.dry_run || file.dry_run == Some(true) {
+            Enforcement::DryRun
+        } else {
+            Enforcement::Enforce
+        },
+        stream: StreamLimits {
+            lease: file.lease,
+            retry_horizon: file.retry_horizon.unwrap_or(DEFAULT_RETRY_HORIZON),
+        },
+        check_timeout,
+        settle_timeout,
+        max_concurrent_checks: file.max_concurrent_checks.unwrap_or(DEFAULT_MAX_CONCURRENT_CHECKS),
+        request_ids: if file.trust_request_id == Some(true) {
+            RequestIds::Trusted
+        } else {
+            RequestIds::Ignored
+        },
+    }
+}
+
+fn store_config(
+    named: Option<&str>,
+    file: &FileSettings,
+    problem: &mut impl FnMut(&str, String),
+) -> Option<StoreConfig> {
+    let max_staleness = file.max_staleness.unwrap_or(DEFAULT_MAX_STALENESS);
+    if !STALENESS_RANGE.contains(&max_staleness) {
+        problem("max_staleness", format!("{max_staleness:?} is not between 100ms and 30s"));
+    }
+    let key_prefix = file.key_prefix.clone().unwrap_or_else(|| DEFAULT_KEY_PREFIX.to_owned());
+    if key_prefix.is_empty()
+        || !key_prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b"{}_.:-".contains(&b))
+    {
+        problem("key_prefix", format!("{key_prefix:?} has other characters than A-Z, a-z, 0-9 and {{}}_.:-"));
+    }
+    let url = match store_kind(named) {
+        Ok(StoreKind::Embedded) => return Some(StoreConfig::Embedded),
+        Ok(StoreKind::Memory) => return Some(StoreConfig::Memory),
+        Ok(StoreKind::Redis(url)) => url,
+        Err(message) => {
+            problem("--store", message);
+            return None;
+        }
+    };
+    if url.is_cluster() && !has_hash_tag(&key_prefix) {
+        problem(
+            "key_prefix",
+            format!("{key_prefix:?} has no part in braces, which a cluster needs: {{jit}}"),
+        );
+    }
+    Some(StoreConfig::Redis(Box::new(RedisConfig {
+        url,
+        password_file: file.redis.password_file.clone(),
+        sentinel: file.redis.sentinel.clone(),
+        tls: file.redis.tls.clone(),
+        key_prefix,
+        max_staleness,
+        require_replicas: file.redis.require_replicas.unwrap_or(0),
+        max_lag: file.redis.max_lag.unwrap_or(DEFAULT_MAX_LAG),
+    })))
+}
+
+/// The part in braces keeps all keys in one cluster slot, without which no script could run there.
+fn has_hash_tag(prefix: &str) -> bool {
+    let tag = prefix.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
+    tag.is_some_and(|(tag, _)| !tag.is_empty())
+}
+
 enum StoreKind {
     Embedded,
     Memory,
@@ -306,9 +336,10 @@ fn store_kind(text: Option<&str>) -> Result<StoreKind, String> {
     match text {
         None | Some("embedded") => Ok(StoreKind::Embedded),
         Some("embedded:memory") => Ok(StoreKind::Memory),
-        Some(url) => url.parse().map(StoreKind::Redis).map_err(|error| {
-            format!("{error}; a store is embedded, embedded:memory, or such a URL")
-        }),
+        Some(url) => url
+            .parse()
+            .map(StoreKind::Redis)
+            .map_err(|error| format!("{error}; a store is embedded, embedded:memory, or such a URL")),
     }
 }
 

@@ -191,6 +191,7 @@ impl Metrics {
     }
 
     /// What it was before.
+    #[must_use]
     pub fn set_clock_skew(&self, skew: Duration) -> Duration {
         let before = self.clock_skew_seconds.get();
         self.clock_skew_seconds.set(skew.as_secs_f64());

@@ -269,7 +269,7 @@ fn open_store(config: &Config, around: Surroundings) -> Result<Store, StoreError
         StoreConfig::Memory => Store::Embedded(Arc::new(EmbeddedStore::in_memory(around)?)),
         StoreConfig::Redis(redis) => {
             let ledger = Ledger::open(&config.data_dir)?;
-            Store::Redis(Arc::new(RedisStore::new(redis.clone(), ledger, around)))
+            Store::Redis(Arc::new(RedisStore::new((**redis).clone(), ledger, around)))
         }
     })
 }

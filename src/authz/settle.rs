@@ -53,9 +53,8 @@ pub fn settle(ruling: Ruling, grants_key: GrantsKey, known: Known<'_>, now: Now)
     if remaining < MIN_REMAINING {
         return denied(Decision::deny(DenyReason::GrantEnding));
     }
-    let limited = |grant: &&Arc<Grant>| {
-        grant.max_uses.map(|max_uses| Limited { grant: Arc::clone(grant), max_uses })
-    };
+    let limited =
+        |grant: &&Arc<Grant>| grant.max_uses.map(|max_uses| Limited { grant: Arc::clone(grant), max_uses });
     let limited = basis.iter().filter_map(limited).collect();
     let basis = describe(basis, remaining, now);
     let verdict = Verdict::Allow { reason: AllowReason::Grant, mutations, basis };

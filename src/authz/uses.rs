@@ -114,7 +114,8 @@ mod tests {
         let key = |check: &CheckRequest, id: &str, ids| check_key(check, id, ids);
         assert_eq!(key(&check("r", "/a"), "own", RequestIds::Ignored), "own");
         assert_eq!(key(&check("", "/a"), "own", RequestIds::Trusted), "own");
-        let trusted = |request_id: &str, path: &str| check_key(&check(request_id, path), "own", RequestIds::Trusted);
+        let trusted =
+            |request_id: &str, path: &str| check_key(&check(request_id, path), "own", RequestIds::Trusted);
         assert_eq!(trusted("r", "/a"), trusted("r", "/a"));
         assert_ne!(trusted("r", "/a"), trusted("r", "/b"));
         assert_ne!(trusted("r", "/a"), trusted("r/", "a"));

@@ -306,14 +306,14 @@ fn revoked_text(revoked: &v1::RevokeGrantResponse) -> String {
     if ids.is_empty() {
         return "nothing to revoke\n".to_owned();
     }
-    let mut text: String = ids.iter().flat_map(|id| ["revoked ", id, "\n"]).collect();
-    if replicated < replicas {
-        text.push_str(&format!(
-            "{replicated} of {replicas} replicas of the store have it; if one without it takes over, the revocation is \
-             asked for again\n"
-        ));
+    let lines: String = ids.iter().flat_map(|id| ["revoked ", id, "\n"]).collect();
+    if replicated >= replicas {
+        return lines;
     }
-    text
+    format!(
+        "{lines}{replicated} of {replicas} replicas of the store have it; if one without it takes over, the revocation is \
+         asked for again\n"
+    )
 }
 
 fn revoked_json(revoked: &v1::RevokeGrantResponse) -> Value {

@@ -165,11 +165,7 @@ fn redis_tls(section: &mut Section<'_, '_>) -> RedisTls {
             None
         }
     };
-    RedisTls {
-        ca_file: section.get("ca_file", path),
-        client,
-        server_name: section.get("server_name", text),
-    }
+    RedisTls { ca_file: section.get("ca_file", path), client, server_name: section.get("server_name", text) }
 }
 
 fn tls(section: &mut Section<'_, '_>) -> Option<TlsFiles> {

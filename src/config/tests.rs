@@ -125,6 +125,14 @@ redis: {tls: {cert_file: /c}}
 }
 
 #[test]
+fn a_cluster_needs_its_keys_in_one_slot() {
+    let yaml = |store: &str| format!("store: {store}\nkey_prefix: jit-a\n");
+    let refusal = load(&yaml("redis+cluster://h"), ServeArgs::default()).unwrap_err();
+    assert!(refusal.contains("has no part in braces"), "{refusal}");
+    assert!(load(&yaml("redis://h"), ServeArgs::default()).is_ok());
+}
+
+#[test]
 fn durations() {
     for (text, millis) in
         [("150ms", 150), ("90s", 90_000), ("15m", 900_000), ("1h30m", 5_400_000), ("8h", 28_800_000)]

@@ -232,9 +232,7 @@ impl EmbeddedStore {
         let transaction = self.database.begin_write().map_err(StoreError::unavailable)?;
         {
             let mut checks = transaction.open_table(CHECKS).map_err(StoreError::unavailable)?;
-            checks
-                .retain(|_, until| until > now.wall.as_millisecond())
-                .map_err(StoreError::unavailable)?;
+            checks.retain(|_, until| until > now.wall.as_millisecond()).map_err(StoreError::unavailable)?;
         }
         transaction.commit().map_err(StoreError::unavailable)
     }

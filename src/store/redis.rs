@@ -136,11 +136,12 @@ impl RedisStore {
             .map_err(StoreError::Invalid)?;
         self.around.replica.check_room_for(&grant.subject)?;
         // Ids are never reused: the ledger would revoke the second of that name after the next failover.
-        if self.with_ledger({
-            let id = id.clone();
-            move |ledger| ledger.contains(&id)
-        })
-        .await?
+        if self
+            .with_ledger({
+                let id = id.clone();
+                move |ledger| ledger.contains(&id)
+            })
+            .await?
         {
             return Err(StoreError::AlreadyExists);
         }
@@ -402,10 +403,6 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 impl From<Fault> for StoreError {
     fn from(fault: Fault) -> Self {
-        if fault.is_unknown() {
-            Self::unavailable(fault)
-        } else {
-            Self::Refused(fault.to_string())
-        }
+        if fault.is_unknown() { Self::unavailable(fault) } else { Self::Refused(fault.to_string()) }
     }
 }

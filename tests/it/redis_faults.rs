@@ -31,7 +31,11 @@ async fn no_allow_later_than_the_bound(sidecar: &Sidecar, acknowledged: Instant)
         match sidecar.reason().await.as_str() {
             "grant" => {
                 last_allow = began;
-                assert!(began - acknowledged <= STALENESS, "allowed {:?} after the revocation", began - acknowledged);
+                assert!(
+                    began - acknowledged <= STALENESS,
+                    "allowed {:?} after the revocation",
+                    began - acknowledged
+                );
             }
             "no_grant" | "stale" if began - acknowledged > STALENESS * 2 => return last_allow - acknowledged,
             _ => {}
@@ -91,13 +95,18 @@ async fn who_asked_for_a_lost_revocation_asks_again() {
     let Some(mut redis) = Redis::start(&["--save", "3600 1000000"]) else { return };
     let daypass = Daypass::start(&["--store", &redis.url()]);
     wait_for("the first copy", || (daypass.ops("/readyz").0 == 200).then_some(()));
-    daypass.grant(&["create", "--id", "g", "--subject", "user:alice", "--path", "/db/**", "--ttl", "1h"]).unwrap();
+    daypass
+        .grant(&["create", "--id", "g", "--subject", "user:alice", "--path", "/db/**", "--ttl", "1h"])
+        .unwrap();
     redis.run::<()>("SAVE");
     daypass.grant(&["revoke", "g"]).unwrap();
     redis.restart();
-    wait_for("the grant to be revoked again", || redis.run::<Option<String>>("GET {jit}:grant:g").is_none().then_some(()));
+    wait_for("the grant to be revoked again", || {
+        redis.run::<Option<String>>("GET {jit}:grant:g").is_none().then_some(())
+    });
     assert_eq!(daypass.metric("daypass_revocations_reapplied_total"), 1);
-    let error = daypass.grant(&["create", "--id", "g", "--subject", "user:alice", "--ttl", "1h"]).unwrap_err();
+    let error =
+        daypass.grant(&["create", "--id", "g", "--subject", "user:alice", "--ttl", "1h"]).unwrap_err();
     assert!(error.contains("ids are never used again"), "{error}");
 }
 
@@ -148,7 +157,11 @@ async fn no_allow_outlives_a_revocation_in_a_black_hole() {
         sidecar.until_reason("grant").await;
         // At another point between two heartbeats each time.
         tokio::time::sleep(Duration::from_millis(round * 37 % 200)).await;
-        if round % 2 == 0 { proxy.hold_all() } else { proxy.hold(&[Held::Replies]) }
+        if round % 2 == 0 {
+            proxy.hold_all();
+        } else {
+            proxy.hold(&[Held::Replies]);
+        }
         redis.del(&id);
         lasted.push(no_allow_later_than_the_bound(&sidecar, Instant::now()).await);
         proxy.release();
@@ -156,7 +169,9 @@ async fn no_allow_outlives_a_revocation_in_a_black_hole() {
     }
     lasted.sort_unstable();
     let (median, worst) = (lasted[lasted.len() / 2], lasted[lasted.len() - 1]);
-    println!("{tries} black holes, max_staleness {STALENESS:?}: last allow median {median:?}, worst {worst:?} after the DEL");
+    println!(
+        "{tries} black holes, max_staleness {STALENESS:?}: last allow median {median:?}, worst {worst:?} after the DEL"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -193,7 +208,13 @@ async fn connections_killed_in_the_middle_of_a_copy() {
     let mut pipeline = redis::pipe();
     for number in 0..5_000 {
         let value = ALICES_GRANT.replace("alice", &format!("u-{number}"));
-        pipeline.cmd("SET").arg(format!("{{jit}}:grant:g-{number}")).arg(value).arg("PX").arg(HOUR_MS).ignore();
+        pipeline
+            .cmd("SET")
+            .arg(format!("{{jit}}:grant:g-{number}"))
+            .arg(value)
+            .arg("PX")
+            .arg(HOUR_MS)
+            .ignore();
     }
     pipeline.query::<()>(&mut redis.connect()).unwrap();
     let sidecar = Sidecar::start(&redis.url(), Settings::default());
@@ -241,7 +262,11 @@ async fn a_full_server_still_revokes() {
     assert!(error.contains("out of memory") && error.contains("nothing was written"), "{error}");
     daypass.grant(&["revoke", "g"]).unwrap();
     while reason(&client.check(alice()).await) != "no_grant" {}
-    assert_eq!(redis.run::<u64>("XLEN {jit}:audit"), 1, "the record of the revocation, and none of the creation");
+    assert_eq!(
+        redis.run::<u64>("XLEN {jit}:audit"),
+        1,
+        "the record of the revocation, and none of the creation"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -264,7 +289,9 @@ async fn an_evicted_grant_is_denied_and_the_policy_is_named() {
 async fn servers_that_cannot_be_trusted_with_counters_are_refused() {
     let Some(redis) = Redis::start(&["--maxmemory-policy", "allkeys-lru"]) else { return };
     let daypass = Daypass::start(&["--store", &redis.url()]);
-    let refusal = || daypass.ops("/readyz").1.contains("maxmemory-policy allkeys-lru may evict the counters").then_some(());
+    let refusal = || {
+        daypass.ops("/readyz").1.contains("maxmemory-policy allkeys-lru may evict the counters").then_some(())
+    };
     wait_for("the refusal", refusal);
     redis.run::<()>("CONFIG SET maxmemory-policy noeviction");
     wait_for("readiness without a restart", || (daypass.ops("/readyz").0 == 200).then_some(()));
@@ -354,7 +381,11 @@ async fn logins_that_are_refused_say_so_and_come_back() {
     redis.set("g", ALICES_GRANT, HOUR_MS);
     let dir = tempfile::tempdir().unwrap();
     let password = write_file(dir.path(), "password", "first\n");
-    let config = write_file(dir.path(), "d.yaml", &format!("redis: {{password_file: {password}}}\nmax_staleness: 500ms\n"));
+    let config = write_file(
+        dir.path(),
+        "d.yaml",
+        &format!("redis: {{password_file: {password}}}\nmax_staleness: 500ms\n"),
+    );
     let url = format!("redis://sidecar@127.0.0.1:{}", redis.port);
     redis.run::<()>("ACL SETUSER sidecar on >other ~* +@all");
     let daypass = Daypass::start(&["--store", &url, "--config", &config]);
@@ -406,7 +437,8 @@ async fn loading_and_busy_servers_cannot_tell() {
     sidecar.until_reason("grant").await;
     redis.kill();
     redis.respawn();
-    until("LOADING", || sidecar.replica.trouble().is_some_and(|why| why.contains("loading the dataset"))).await;
+    until("LOADING", || sidecar.replica.trouble().is_some_and(|why| why.contains("loading the dataset")))
+        .await;
     sidecar.until_reason("grant").await;
 }
 
@@ -467,7 +499,13 @@ async fn a_sidecar_that_slept_allows_nothing_from_before() {
     let mut pipeline = redis::pipe();
     for number in 0..20_000 {
         let value = ALICES_GRANT.replace("alice", &format!("u-{number}"));
-        pipeline.cmd("SET").arg(format!("{{jit}}:grant:g-{number}")).arg(value).arg("PX").arg(HOUR_MS).ignore();
+        pipeline
+            .cmd("SET")
+            .arg(format!("{{jit}}:grant:g-{number}"))
+            .arg(value)
+            .arg("PX")
+            .arg(HOUR_MS)
+            .ignore();
     }
     pipeline.query::<()>(&mut redis.connect()).unwrap();
     std::thread::sleep(STALENESS.saturating_sub(acknowledged.elapsed()) + Duration::from_millis(200));

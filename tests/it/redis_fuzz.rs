@@ -80,7 +80,9 @@ fn write(connection: &mut Connection, random: &mut Random, done: &mut Done) {
         80..=86 => redis::cmd("PEXPIRE").arg(&key).arg(ttl).take(),
         87..=89 => redis::cmd("PERSIST").arg(&key).take(),
         90..=92 => redis::cmd("SET").arg(&key).arg("{not json").arg("PX").arg(ttl).take(),
-        93..=94 => redis::cmd("RENAME").arg(&key).arg(format!("{{jit}}:grant:g-{}", random.below(KEYS))).take(),
+        93..=94 => {
+            redis::cmd("RENAME").arg(&key).arg(format!("{{jit}}:grant:g-{}", random.below(KEYS))).take()
+        }
         95..=96 => redis::cmd("SET").arg(&key).arg(value).take(),
         97 => redis::cmd("PEXPIRE").arg(&key).arg(1).take(),
         _ => {
@@ -97,7 +99,10 @@ fn disturb(connection: &mut Connection, proxies: &[Proxy; 2], random: &mut Rando
     match random.below(400) {
         0 => {
             done.kills += 1;
-            redis::cmd("CLIENT").arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"]).query::<u64>(connection).unwrap();
+            redis::cmd("CLIENT")
+                .arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"])
+                .query::<u64>(connection)
+                .unwrap();
         }
         1 => {
             done.kills += 1;
@@ -143,7 +148,11 @@ async fn agrees(sidecar: &Sidecar, truth: &Grants, quiet: Instant, round: u64) {
         age.is_fresh() && age.age().is_some_and(|age| age < quiet.elapsed())
     };
     while !is_up_to_date() {
-        assert!(Instant::now() < deadline, "round {round}: never up to date: {:?}", sidecar.replica.trouble());
+        assert!(
+            Instant::now() < deadline,
+            "round {round}: never up to date: {:?}",
+            sidecar.replica.trouble()
+        );
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     for number in 0..KEYS {
@@ -153,14 +162,18 @@ async fn agrees(sidecar: &Sidecar, truth: &Grants, quiet: Instant, round: u64) {
         loop {
             match sidecar.replica.lookup(&caller, Clock::System.now()) {
                 Lookup::Settled(active) => {
-                    let mut found: Vec<String> = active.iter().map(|grant| grant.document.to_string()).collect();
+                    let mut found: Vec<String> =
+                        active.iter().map(|grant| grant.document.to_string()).collect();
                     found.sort();
                     // A grant that a flush of ours made new is unknown for the time of one read.
                     if found == expected {
                         break;
                     }
                     let extra: Vec<_> = found.iter().filter(|value| !expected.contains(value)).collect();
-                    assert!(extra.is_empty(), "round {round}: {subject} has {extra:?}, which the server has not");
+                    assert!(
+                        extra.is_empty(),
+                        "round {round}: {subject} has {extra:?}, which the server has not"
+                    );
                 }
                 Lookup::Unsettled => {}
                 Lookup::TooMany => panic!("no principal has a thousand grants"),

@@ -99,7 +99,9 @@ fn write_and_revoke(redis: &Redis, history: &History, writer: u64, mut random: R
         let id = format!("g-{writer}-{serial}");
         let key = format!("{{jit}}:grant:{id}");
         let set = |nonce: u64| {
-            let value = ALICES_GRANT.replace("alice", &caller).replace("\"v\":1", &format!("\"v\":1,\"ticket\":\"T-{nonce}\""));
+            let value = ALICES_GRANT
+                .replace("alice", &caller)
+                .replace("\"v\":1", &format!("\"v\":1,\"ticket\":\"T-{nonce}\""));
             redis::cmd("SET").arg(&key).arg(value).arg("PX").arg(600_000).take()
         };
         let (given, renewed) = (set(0), set(1));
@@ -132,7 +134,11 @@ fn disturb(redis: &Redis, proxies: &[Proxy; 2], history: &History, mut random: R
             2 => proxy.hold(&[Held::Replies]),
             3 => proxy.hold_all(),
             4 => proxy.cut(),
-            5 => insist(redis, &mut connection, redis::cmd("CLIENT").arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"])),
+            5 => insist(
+                redis,
+                &mut connection,
+                redis::cmd("CLIENT").arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"]),
+            ),
             _ => {
                 redis.process.signal("-STOP");
                 std::thread::sleep(Duration::from_millis(random.below(300)));
@@ -188,7 +194,12 @@ fn judge(history: &History) {
         after.len(),
         after.last().copied().unwrap_or_default(),
     );
-    assert!(late.is_empty(), "{} allows later than max_staleness: {:?}", late.len(), &late[..late.len().min(5)]);
+    assert!(
+        late.is_empty(),
+        "{} allows later than max_staleness: {:?}",
+        late.len(),
+        &late[..late.len().min(5)]
+    );
     assert!(
         claimed.is_empty(),
         "{} allows of what the sidecar claimed to know was revoked: {:?}",

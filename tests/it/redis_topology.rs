@@ -59,7 +59,10 @@ async fn a_sentinel_that_does_not_know_says_so() {
     let Some(sentinel) = Sentinel::start(pair.master.port) else { return };
     let url = format!("redis+sentinel://127.0.0.1:{}/other", sentinel.port);
     let sidecar = Sidecar::start(&url, quick());
-    until("the reason", || sidecar.replica.trouble().is_some_and(|why| why.contains("does not know \"other\""))).await;
+    until("the reason", || {
+        sidecar.replica.trouble().is_some_and(|why| why.contains("does not know \"other\""))
+    })
+    .await;
     // And a sentinel or a cluster node that is taken for a server.
     let sidecar = Sidecar::start(&format!("redis://127.0.0.1:{}", sentinel.port), quick());
     until("a reason", || sidecar.replica.trouble().is_some()).await;
@@ -79,14 +82,18 @@ async fn follow_a_move(cluster: &Cluster) {
     owner.set("g", ALICES_GRANT, HOUR_MS);
     owner.set("stays", &bobs(), HOUR_MS);
     // Named by a node that has not got them.
-    let sidecar = Sidecar::start(&format!("redis+cluster://127.0.0.1:{}", target.port), quick()).in_step().await;
+    let sidecar =
+        Sidecar::start(&format!("redis+cluster://127.0.0.1:{}", target.port), quick()).in_step().await;
     sidecar.until_reason("grant").await;
     assert_eq!(sidecar.replica.len(), 2);
 
     cluster.begin_move(0, 1);
     // The heartbeat's key is asked for elsewhere now (ASK): a second connection.
     let resyncs = sidecar.metric("daypass_replica_resyncs_total");
-    until("a session with both", || sidecar.metric("daypass_replica_resyncs_total") > resyncs && sidecar.is_fresh()).await;
+    until("a session with both", || {
+        sidecar.metric("daypass_replica_resyncs_total") > resyncs && sidecar.is_fresh()
+    })
+    .await;
     assert_eq!(sidecar.reason().await, "grant");
     cluster.migrate(0, 1, "{jit}:grant:g");
     assert_eq!(sidecar.reason().await, "grant", "a grant on the move is a grant");
@@ -112,7 +119,10 @@ async fn follow_a_move(cluster: &Cluster) {
     }
 
     cluster.end_move(0, 1);
-    until("the end of the move", || sidecar.metric("daypass_store_sessions_ended_total{cause=\"moved\"}") > 0).await;
+    until("the end of the move", || {
+        sidecar.metric("daypass_store_sessions_ended_total{cause=\"moved\"}") > 0
+    })
+    .await;
     until("a session with the target", || sidecar.is_fresh()).await;
     assert!(sidecar.replica.get("new").is_some());
     target.set("g4", ALICES_GRANT, HOUR_MS);
@@ -161,7 +171,9 @@ async fn the_grant_api_and_uses_in_a_cluster() {
     wait_for("the first copy", || (daypass.ops("/readyz").0 == 200).then_some(()));
     let mut client = daypass.client().await;
     let create = |id: &str, more: &[&str]| {
-        let all = [&["create", "--id", id, "--subject", "user:alice", "--path", "/db/**", "--ttl", "1h"], more].concat();
+        let all =
+            [&["create", "--id", id, "--subject", "user:alice", "--path", "/db/**", "--ttl", "1h"], more]
+                .concat();
         daypass.grant(&all).unwrap();
     };
     create("g", &["--max-uses", "2"]);

@@ -36,7 +36,8 @@ async fn fifty_uses_are_fifty() {
     let Some(redis) = Redis::start(&[]) else { return };
     redis.set("g", &limited(50), HOUR_MS);
     let dir = tempfile::tempdir().unwrap();
-    let config = write_file(dir.path(), "d.yaml", "uses: {trust_request_id: true}\nlimits: {check_timeout: 10s}\n");
+    let config =
+        write_file(dir.path(), "d.yaml", "uses: {trust_request_id: true}\nlimits: {check_timeout: 10s}\n");
     let mut sidecars = Vec::new();
     for _ in 0..4 {
         sidecars.push(Daypass::start(&["--store", &redis.url(), "--config", &config]));
@@ -67,7 +68,10 @@ async fn fifty_uses_are_fifty() {
         assert!(both[0] == "grant" || both[0] == "uses_exhausted", "{both:?}");
     }
     assert_eq!(redis.run::<u64>("GET {jit}:used:g"), 50);
-    println!("max_uses 50, 4 sidecars, 400 checks sent twice: {allowed} allowed, {} exhausted", 400 - allowed);
+    println!(
+        "max_uses 50, 4 sidecars, 400 checks sent twice: {allowed} allowed, {} exhausted",
+        400 - allowed
+    );
 }
 
 fn trusting(sidecar: &Sidecar, request_ids: RequestIds) -> Checker {
@@ -206,7 +210,8 @@ async fn two_grants_are_used_together_or_not_at_all() {
         let one = |id: &str| Limited { max_uses: grant(id).max_uses.unwrap(), grant: grant(id) };
         vec![one("a"), one("b")]
     };
-    let take = async |check: &str| sidecar.store.take_uses(both(), check, Duration::from_secs(3)).await.unwrap();
+    let take =
+        async |check: &str| sidecar.store.take_uses(both(), check, Duration::from_secs(3)).await.unwrap();
     assert_eq!(take("first").await, Use::Taken);
     assert_eq!(take("first").await, Use::Taken, "the same check again");
     assert_eq!(take("second").await, Use::Exhausted("b".parse().unwrap()));

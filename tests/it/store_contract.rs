@@ -1,6 +1,5 @@
 //! What every store promises, run against each of them through the grant API and the check listener.
 
-
 use crate::support::daypass::{Client, Daypass};
 use crate::support::redis::{Cluster, Flavour, Redis, Replicated, Sentinel};
 use crate::support::request::{alice, metadata, reason, upstream_header};
@@ -12,8 +11,8 @@ struct Store {
     _servers: Box<dyn std::any::Any>,
 }
 
-fn embedded() -> Option<Store> {
-    Some(Store { url: "embedded".to_owned(), _servers: Box::new(()) })
+fn embedded() -> Store {
+    Store { url: "embedded".to_owned(), _servers: Box::new(()) }
 }
 
 fn single(flavour: Flavour) -> Option<Store> {
@@ -49,7 +48,8 @@ async fn keeps_the_contract(store: Option<Store>) {
     wait_for("readiness", || (daypass.ops("/readyz").0 == 200).then_some(()));
     let mut client = daypass.client().await;
     let create = |id: &str, more: &[&str]| {
-        let words = ["create", "--id", id, "--subject", "user:alice", "--host", "orders.svc", "--path", "/db/**"];
+        let words =
+            ["create", "--id", id, "--subject", "user:alice", "--host", "orders.svc", "--path", "/db/**"];
         daypass.grant(&[&words[..], more].concat())
     };
     assert_eq!(reason(&client.check(alice()).await), "no_grant");
@@ -58,7 +58,10 @@ async fn keeps_the_contract(store: Option<Store>) {
     create("g1", &["--ttl", "1h", "--ticket", "T-1", "--approved-by", "user:bob"]).unwrap();
     until(&mut client, "grant").await;
     let answer = client.check(alice()).await;
-    assert_eq!((metadata(&answer, "grant"), metadata(&answer, "ticket")), ("g1".to_owned(), "T-1".to_owned()));
+    assert_eq!(
+        (metadata(&answer, "grant"), metadata(&answer, "ticket")),
+        ("g1".to_owned(), "T-1".to_owned())
+    );
     let left: u64 = upstream_header(&answer, "x-envoy-upstream-stream-duration-ms").unwrap().parse().unwrap();
     assert!((3_500_000..=3_600_000).contains(&left), "{left}");
     assert!(daypass.grant(&["show", "g1"]).unwrap().contains("\"ticket\": \"T-1\""));
@@ -109,7 +112,7 @@ macro_rules! stores {
 }
 
 stores! {
-    embedded_store: embedded();
+    embedded_store: Some(embedded());
     redis_alone: single(Flavour::Redis);
     redis_by_sentinel: sentinel();
     redis_cluster: cluster(Flavour::Redis);

@@ -69,7 +69,11 @@ impl Commands {
     ///
     /// # Errors
     /// The last fault, when time is up or another server would not help.
-    pub async fn run<T: FromRedisValue>(&self, command: &Cmd, patience: Patience) -> Result<Answer<T>, Fault> {
+    pub async fn run<T: FromRedisValue>(
+        &self,
+        command: &Cmd,
+        patience: Patience,
+    ) -> Result<Answer<T>, Fault> {
         let attempt = |deadline| self.attempt(command, deadline);
         let (value, was_repeated) = persist(patience, attempt).await?;
         Ok(Answer { value: typed(value)?, was_repeated })

@@ -101,9 +101,7 @@ async fn open_unbounded(
     }
     let lost = |error: std::io::Error| Fault::Link(format!("{node}: {error}"));
     let (link, driver) = match node {
-        Node::Unix(path) => {
-            drive(&info, UnixStream::connect(path).await.map_err(lost)?, options).await?
-        }
+        Node::Unix(path) => drive(&info, UnixStream::connect(path).await.map_err(lost)?, options).await?,
         Node::Tcp { host, port } => {
             let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(lost)?;
             stream.set_nodelay(true).map_err(lost)?;
@@ -188,8 +186,9 @@ fn client_config(tls: &RedisTls) -> Result<rustls::ClientConfig, Fault> {
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Fault> {
-    let found: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(|error| unreadable(path, &error));
+    let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .map_err(|error| unreadable(path, &error));
     match found {
         Ok(found) if found.is_empty() => Err(unreadable(path, &"no certificate in it")),
         found => found,

@@ -83,10 +83,7 @@ impl Fault {
     /// Whether another connection, to whoever has the keys now, may succeed where this one did not.
     #[must_use]
     pub const fn is_about_the_server(&self) -> bool {
-        matches!(
-            self,
-            Self::Link(_) | Self::TimedOut | Self::Moved(_) | Self::NotMaster | Self::Unready(_)
-        )
+        matches!(self, Self::Link(_) | Self::TimedOut | Self::Moved(_) | Self::NotMaster | Self::Unready(_))
     }
 }
 
@@ -150,6 +147,8 @@ mod tests {
         let Fault::Moved(Some(node)) = of("MOVED 3999 127.0.0.1:6381") else { panic!() };
         assert_eq!(node.to_string(), "127.0.0.1:6381");
         // An empty host is "the one you asked".
-        assert!(matches!(of("MOVED 3999 :6381"), Fault::Moved(Some(Node::Tcp { host, .. })) if host.is_empty()));
+        assert!(
+            matches!(of("MOVED 3999 :6381"), Fault::Moved(Some(Node::Tcp { host, .. })) if host.is_empty())
+        );
     }
 }

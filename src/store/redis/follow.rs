@@ -105,7 +105,8 @@ async fn run(store: &Arc<RedisStore>, lessons: &mut Lessons) -> (Result<Infallib
 
 /// What the end of a session says about where to go next.
 fn learn(end: SessionEnd, asked: Option<&Node>, lessons: &mut Lessons) -> SessionEnd {
-    let beside = |node: &Node| asked.map_or_else(|| node.clone(), |asked| topology::beside(asked, node.clone()));
+    let beside =
+        |node: &Node| asked.map_or_else(|| node.clone(), |asked| topology::beside(asked, node.clone()));
     lessons.target = None;
     match &end {
         SessionEnd::Fault(Fault::Moved(Some(node))) => lessons.known.insert(0, beside(node)),
@@ -212,11 +213,8 @@ async fn hold(
     mut changes: mpsc::UnboundedReceiver<Change>,
 ) -> Result<Infallible, SessionEnd> {
     let Opened { session, owner, target, slot, started } = opened;
-    let source = || Source {
-        owner: owner.link(),
-        target: target.as_ref().map(Connection::link),
-        slot: *slot,
-    };
+    let source =
+        || Source { owner: owner.link(), target: target.as_ref().map(Connection::link), slot: *slot };
     let work = async {
         let mut source = source();
         session.sync(&mut source).await?;
@@ -226,7 +224,8 @@ async fn hold(
         }
         store.around.replica.set_trouble(None);
         let grants = store.around.replica.len();
-        tracing::info!(store = %store.config.url, server = %owner.node, grants, "in step with the store");
+        let took = store.around.clock.now().boot.since(started.boot);
+        tracing::info!(store = %store.config.url, server = %owner.node, grants, ?took, "in step with the store");
         loop {
             session.apply(&mut source, changes.recv().await, &mut changes).await?;
         }
@@ -302,16 +301,15 @@ async fn beat(store: &RedisStore, source: &mut Source) -> Result<Replication, Fa
 }
 
 /// Told and measured, never used for a decision.
-fn note_clock_skew(
-    store: &RedisStore,
-    time: redis::RedisResult<redis::Value>,
-    sent: std::time::SystemTime,
-) {
+fn note_clock_skew(store: &RedisStore, time: redis::RedisResult<redis::Value>, sent: std::time::SystemTime) {
     let time = time.ok().and_then(|time| redis::from_redis_value::<(u64, u64)>(time).ok());
     let Some((seconds, micros)) = time else { return };
     let server = std::time::UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_micros(micros);
     let skew = server.duration_since(sent).unwrap_or_else(|early| early.duration());
     if store.around.metrics.set_clock_skew(skew) < NOTABLE_CLOCK_SKEW && skew >= NOTABLE_CLOCK_SKEW {
-        tracing::warn!(?skew, "the store's clock differs from this machine's; dates in grants are judged by this one");
+        tracing::warn!(
+            ?skew,
+            "the store's clock differs from this machine's; dates in grants are judged by this one"
+        );
     }
 }

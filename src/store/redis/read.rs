@@ -175,9 +175,7 @@ fn read_value(value: RedisResult<Value>, ttl: RedisResult<Value>) -> Result<Read
         Err(error) => return Err(error.into()),
     };
     Ok(match u64::try_from(ttl) {
-        Ok(millis) => {
-            ReadValue::Present { bytes, ttl: Ttl::Left(std::time::Duration::from_millis(millis)) }
-        }
+        Ok(millis) => ReadValue::Present { bytes, ttl: Ttl::Left(std::time::Duration::from_millis(millis)) },
         Err(_) if ttl == -1 => ReadValue::Present { bytes, ttl: Ttl::None },
         Err(_) => ReadValue::Absent,
     })

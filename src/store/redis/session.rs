@@ -22,11 +22,11 @@ use redis::{PushInfo, PushKind};
 use thiserror::Error;
 use tokio::sync::mpsc;
 
+use super::Surroundings;
 use super::fault::Fault;
 use super::keys::Keys;
 use super::read::{BATCH, Listing, ReadValue, Source};
 use super::vanished::Vanished;
-use super::Surroundings;
 use crate::clock::Now;
 use crate::grant::{Grant, GrantId, Refusal};
 use crate::replica::ReplicaFull;

@@ -57,11 +57,7 @@ async fn soon<T>(answer: impl Future<Output = Result<T, Fault>>) -> Result<T, Fa
 
 /// All of them, at once: one that was cut off from the others still names the master of before. The newest
 /// configuration is the one with the highest epoch, which only a majority can raise.
-async fn ask_sentinels(
-    config: &Arc<RedisConfig>,
-    sentinels: &[Node],
-    master: &str,
-) -> Result<Place, Fault> {
+async fn ask_sentinels(config: &Arc<RedisConfig>, sentinels: &[Node], master: &str) -> Result<Place, Fault> {
     let mut asked = JoinSet::new();
     for sentinel in sentinels {
         let (config, sentinel, master) = (Arc::clone(config), sentinel.clone(), master.to_owned());

@@ -100,6 +100,13 @@ impl FromStr for RedisUrl {
     }
 }
 
+impl RedisUrl {
+    #[must_use]
+    pub fn is_cluster(&self) -> bool {
+        matches!(self.topology, Topology::Cluster { .. })
+    }
+}
+
 fn single(text: &str, has_tls: bool) -> Result<RedisUrl, RedisUrlError> {
     // The library reads `rediss` only with its own TLS, which is not used.
     let parsed = parse(&text.replacen("rediss://", "redis://", 1))?;
@@ -138,7 +145,8 @@ fn cluster(scheme: &str, rest: &str, has_tls: bool) -> Result<RedisUrl, RedisUrl
     let (rest, query) = split_query(rest);
     let authority = rest.trim_end_matches('/');
     if authority.contains('/') || !query.is_empty() {
-        let message = format!("{scheme}://: a cluster has one database; leave out everything behind the hosts");
+        let message =
+            format!("{scheme}://: a cluster has one database; leave out everything behind the hosts");
         return Err(RedisUrlError::Malformed(message));
     }
     let hosts = hosts(authority, DEFAULT_PORT)?;
@@ -186,9 +194,7 @@ struct Parsed {
 }
 
 fn parse(text: &str) -> Result<Parsed, RedisUrlError> {
-    let info = text
-        .into_connection_info()
-        .map_err(|error| RedisUrlError::Malformed(error.to_string()))?;
+    let info = text.into_connection_info().map_err(|error| RedisUrlError::Malformed(error.to_string()))?;
     let node = match info.addr() {
         ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => Node::Tcp {
             // A URL writes IPv6 in brackets, a socket address does not.

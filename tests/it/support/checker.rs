@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use daypass::authz::{BodyParsing, Checker, Config, Enforcement, IdentitySource, RequestIds, StreamLimits, Wanted};
+use daypass::authz::{
+    BodyParsing, Checker, Config, Enforcement, IdentitySource, RequestIds, StreamLimits, Wanted,
+};
 use daypass::clock::Clock;
 use daypass::metrics::Metrics;
 use daypass::policy::{DecisionPath, Policy, Sources};
@@ -30,16 +32,14 @@ pub fn checker(sources: &Sources, grants: &[&str]) -> Checker {
             .unwrap();
     }
     let store = Arc::new(Store::Embedded(Arc::new(EmbeddedStore::in_memory(around).unwrap())));
-    Checker { config: Config { max_concurrent_checks: 1, ..config() }, ..on(sources, &replica, &metrics, &store) }
+    Checker {
+        config: Config { max_concurrent_checks: 1, ..config() },
+        ..on(sources, &replica, &metrics, &store)
+    }
 }
 
 /// On a store and the replica it keeps.
-pub fn on(
-    sources: &Sources,
-    replica: &Arc<Replica>,
-    metrics: &Arc<Metrics>,
-    store: &Arc<Store>,
-) -> Checker {
+pub fn on(sources: &Sources, replica: &Arc<Replica>, metrics: &Arc<Metrics>, store: &Arc<Store>) -> Checker {
     let policy =
         Policy::compile(sources, &DecisionPath::new("envoy/authz/allow"), Duration::from_secs(5)).unwrap();
     Checker {

@@ -116,9 +116,7 @@ impl Redis {
     }
 
     pub fn set(&self, id: &str, value: &str, px: u64) {
-        self.query::<()>(
-            redis::cmd("SET").arg(format!("{{jit}}:grant:{id}")).arg(value).arg("PX").arg(px),
-        );
+        self.query::<()>(redis::cmd("SET").arg(format!("{{jit}}:grant:{id}")).arg(value).arg("PX").arg(px));
     }
 
     pub fn del(&self, id: &str) {

@@ -9,9 +9,7 @@ use daypass::clock::Clock;
 use daypass::metrics::Metrics;
 use daypass::policy::Sources;
 use daypass::replica::{Limits, Replica, Staleness};
-use daypass::store::{
-    Ledger, RedisConfig, RedisStore, RedisTls, SentinelLogin, Store, Surroundings,
-};
+use daypass::store::{Ledger, RedisConfig, RedisStore, RedisTls, SentinelLogin, Store, Surroundings};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
@@ -93,7 +91,11 @@ impl Sidecar {
             if found == expected {
                 return started.elapsed();
             }
-            assert!(started.elapsed() < super::PATIENCE, "still {found}, not {expected}: {:?}", self.replica.trouble());
+            assert!(
+                started.elapsed() < super::PATIENCE,
+                "still {found}, not {expected}: {:?}",
+                self.replica.trouble()
+            );
             tokio::time::sleep(Duration::from_micros(200)).await;
         }
     }

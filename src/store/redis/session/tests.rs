@@ -30,13 +30,17 @@ fn next(session: &Session, history: &str) -> Session {
     session.close();
     let vanished = Arc::clone(&session.vanished);
     let (changes, _) = mpsc::unbounded_channel();
-    Session::new(Keys::new("{jit}"), session.around.clone(), History { name: history.into(), vanished }, changes)
+    Session::new(
+        Keys::new("{jit}"),
+        session.around.clone(),
+        History { name: history.into(), vanished },
+        changes,
+    )
 }
 
 fn invalidation(keys: Option<&[&str]>) -> PushInfo {
     let bulk = |key: &&str| redis::Value::BulkString(key.as_bytes().to_vec());
-    let data =
-        keys.map_or(redis::Value::Nil, |keys| redis::Value::Array(keys.iter().map(bulk).collect()));
+    let data = keys.map_or(redis::Value::Nil, |keys| redis::Value::Array(keys.iter().map(bulk).collect()));
     PushInfo { kind: PushKind::Invalidate, data: vec![data] }
 }
 
