@@ -331,7 +331,8 @@ impl Index {
             grant.subject = subject.clone();
         }
         let grant = Arc::new(grant);
-        let slots = self.by_subject.entry(grant.subject.clone()).or_default();
+        // Most subjects hold one grant, and a list grows to four at once.
+        let slots = self.by_subject.entry(grant.subject.clone()).or_insert_with(|| Vec::with_capacity(1));
         let position = u32::try_from(slots.len()).unwrap_or(u32::MAX);
         self.by_id.insert(grant.id.clone(), Place { grant: Arc::clone(&grant), position });
         slots.push(Slot { grant, pass: self.pass, is_suspect: false });

@@ -291,6 +291,20 @@ impl RedisStore {
         })
     }
 
+    /// Tries the script on a grant that there is not: it must run when it is needed, over a connection that is there
+    /// already, or a first use would spend its time on connecting.
+    async fn try_uses(&self) -> Option<Concern> {
+        let mut command = redis::cmd("EVAL");
+        let (grant, uses) = self.keys.nobodys();
+        command.arg(scripts::TAKE_USES).arg(2).arg(self.keys.once("")).arg(uses);
+        command.arg(1).arg(1).arg(grant).arg("").arg(1);
+        match self.commands.run::<(String, usize)>(&command, COMMAND).await {
+            Err(Fault::Login(_)) => Some(Concern::CannotCountUses),
+            // Whatever else is wrong, the session finds it too.
+            Ok(_) | Err(_) => None,
+        }
+    }
+
     /// The grants among these keys; what is not a grant is left out.
     async fn read(&self, source: &mut Source, keys: &[String]) -> Result<Vec<StoredGrant>, Fault> {
         let sent = self.around.clock.now();
@@ -310,21 +324,39 @@ impl RedisStore {
         *lock(&self.session) = Arc::downgrade(session);
     }
 
+    /// Of this session's server, each once for as long as it lasts.
     fn report_concerns(&self, concerns: &[Concern]) {
-        let mut last = lock(&self.concerns);
-        for concern in concerns.iter().filter(|concern| !last.contains(concern)) {
+        lock(&self.concerns).retain(|known| concerns.contains(known) || *known == Concern::CannotCountUses);
+        concerns.iter().for_each(|concern| self.report_concern(*concern));
+        self.around.metrics.set_store_concerns(lock(&self.concerns).len());
+    }
+
+    fn report_concern(&self, concern: Concern) {
+        let mut known = lock(&self.concerns);
+        if !known.contains(&concern) {
             tracing::warn!(store = %self.config.url, "the server is not as it should be: {}", concern.message());
+            known.push(concern);
         }
-        *last = concerns.to_vec();
-        self.around.metrics.set_store_concerns(concerns.len());
+        self.around.metrics.set_store_concerns(known.len());
     }
 
     fn note_replicas(&self, replicas: usize) {
         self.replicas.store(replicas, Ordering::Relaxed);
     }
 
+    /// What a new session is a reason for, beside the copy: to see that uses can be counted, and to ask for lost
+    /// revocations again.
+    async fn settle_in(&self, history: &str) -> Infallible {
+        self.reapply_revocations(history).await;
+        match self.try_uses().await {
+            Some(concern) => self.report_concern(concern),
+            None => lock(&self.concerns).retain(|known| *known != Concern::CannotCountUses),
+        }
+        std::future::pending().await
+    }
+
     /// In a history of the server that is new, it may have lost what it acknowledged in the last.
-    async fn reapply_revocations(&self, history: &str) -> Infallible {
+    async fn reapply_revocations(&self, history: &str) {
         while *lock(&self.reapplied_in) != history {
             match self.reapply_once().await {
                 Ok(()) => history.clone_into(&mut lock(&self.reapplied_in)),
@@ -334,7 +366,6 @@ impl RedisStore {
                 }
             }
         }
-        std::future::pending().await
     }
 
     async fn reapply_once(&self) -> Result<(), StoreError> {

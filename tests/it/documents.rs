@@ -9,7 +9,7 @@ use daypass::policy::{DecisionPath, Policy, Sources};
 use daypass::store::record::{ReadAt, Ttl, decode};
 
 use crate::support::daypass::{Daypass, write_file};
-use crate::support::redis::Redis;
+use crate::support::redis::{Redis, Sentinel};
 use crate::support::request::{ALICES_GRANT, alice, reason};
 use crate::support::wait_for;
 
@@ -52,6 +52,54 @@ fn the_grant_is_one() {
     let example = blocks(&document("grant-key.md"), "json").remove(0);
     let read_at = ReadAt { sent: Clock::System.now(), ttl: Ttl::Left(Duration::from_secs(60)) };
     assert!(decode("g", example.as_bytes(), read_at, Duration::from_secs(60)).is_ok());
+}
+
+/// The shipped `redis.conf` and users, on real servers, with a sentinel of the shipped configuration that replaces the
+/// master; daypass as the user of the grant API throughout.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_shipped_redis_configuration_works_with_sentinel() {
+    let shipped = |name: &str| {
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/redis").join(name))
+            .unwrap()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let acl = write_file(dir.path(), "users.acl", &shipped("users.acl"));
+    let text = shipped("redis.conf").replace("aclfile /etc/redis/users.acl", &format!("aclfile {acl}"));
+    // A file each, because Sentinel has them rewritten.
+    let start = |name: &str, more: &[&str]| {
+        let conf = write_file(dir.path(), name, &text);
+        let login = ["--masteruser", "replica", "--masterauth", "change-me-replica"];
+        Redis::start_configured(&conf, &[&login[..], more].concat(), ("api", "change-me-api"))
+    };
+    let Some(mut master) = start("master.conf", &[]) else { return };
+    let Some(_replica) = start("replica.conf", &["--replicaof", "127.0.0.1", &master.port.to_string()])
+    else {
+        return;
+    };
+    let sentinel = shipped("sentinel.conf")
+        .replace("monitor jit redis 6379 2", &format!("monitor jit 127.0.0.1 {} 1", master.port))
+        .replace("down-after-milliseconds jit 3000", "down-after-milliseconds jit 1000")
+        .replace("failover-timeout jit 10000", "failover-timeout jit 3000");
+    let Some(sentinel) = Sentinel::start_with(&sentinel) else { return };
+    let config = write_file(dir.path(), "d.yaml", "redis: {require_replicas: 1}\n");
+    let url = format!("redis+sentinel://api:change-me-api@127.0.0.1:{}/jit", sentinel.port);
+    let daypass = Daypass::start(&["--store", &url, "--config", &config]);
+    wait_for("the first copy", || (daypass.ops("/readyz").0 == 200).then_some(()));
+    assert!(!daypass.log().contains("not as it should be"), "{}", daypass.log());
+    daypass
+        .grant(&["create", "--id", "g", "--subject", "user:alice", "--path", "/db/**", "--ttl", "1h"])
+        .unwrap();
+    assert_eq!(daypass.grant(&["revoke", "g"]).unwrap(), "revoked g\n", "the replica has it");
+    master.kill();
+    wait_for("the end of freshness", || (daypass.ops("/readyz").0 == 503).then_some(()));
+    // The next master has no replica, and one is required: not believed until the first is back.
+    wait_for("the lack of a replica", || {
+        daypass.ops("/readyz").1.contains("0 of 1 required replicas").then_some(())
+    });
+    // Sentinel makes it a replica after some eight seconds of its own.
+    master.revive();
+    wait_for("the old master to follow", || (master.info("role") == "slave").then_some(()));
+    wait_for("readiness", || (daypass.ops("/readyz").0 == 200).then_some(()));
 }
 
 /// A user with the `nth` list of permissions in the document, and the URL to be it.

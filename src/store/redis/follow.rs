@@ -14,7 +14,7 @@ use super::read::Source;
 use super::server::{self, Replication};
 use super::session::{Change, History, Session, SessionEnd};
 use super::topology;
-use super::url::{Node, Topology};
+use super::url::Node;
 use super::{RedisConfig, RedisStore};
 
 /// Upper bounds; with a smaller `max_staleness` both shrink, so that a lost heartbeat is noticed before it matters.
@@ -140,12 +140,16 @@ async fn open(
     let cell: Arc<std::sync::OnceLock<Arc<Session>>> = Arc::default();
     let owner = connect(&store.config, &place.node, &cell).await?;
     let mut link = owner.link();
-    let replication = greet(replication(&mut link)).await?;
+    let server::Greeting { replication, is_cluster, concerns } = soon(server::greet(&mut link)).await?;
     if !replication.is_master {
         return Err(Fault::NotMaster.into());
     }
-    greet(check_topology(&store.config, &mut link)).await?;
-    store.report_concerns(&greet(server::examine(&mut link)).await?);
+    if is_cluster && !store.config.url.is_cluster() {
+        // It would answer MOVED for most prefixes, and for the rest until the slot moves.
+        let advice = "the server is a node of a cluster; name it as redis+cluster://host:port";
+        return Err(Fault::Unfit(advice.to_owned()).into());
+    }
+    store.report_concerns(&concerns);
     let history =
         History { name: replication.history.as_str().into(), vanished: Arc::clone(&store.vanished) };
     let session = Arc::new(Session::new(store.keys.clone(), store.around.clone(), history, changes));
@@ -156,7 +160,7 @@ async fn open(
     };
     let started = store.around.clock.now();
     for connection in std::iter::once(&owner).chain(&target) {
-        greet(track(&mut connection.link(), store.keys.grant_prefix())).await?;
+        soon(track(&mut connection.link(), store.keys.grant_prefix())).await?;
     }
     Ok(Opened { session, owner, target, slot: place.slot, started })
 }
@@ -175,25 +179,8 @@ async fn connect(
     connect::open(config, node, Login::Store, CONNECT_TIMEOUT, Some(handler)).await
 }
 
-async fn greet<T>(answer: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+async fn soon<T>(answer: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
     timeout(GREETING_TIMEOUT, answer).await.map_err(|_| Fault::TimedOut)?
-}
-
-async fn replication(link: &mut MultiplexedConnection) -> Result<Replication, Fault> {
-    let info: String = redis::cmd("INFO").arg("replication").query_async(link).await?;
-    Ok(Replication::parse(&info))
-}
-
-/// A cluster node named as if it were alone answers MOVED for most prefixes, and silently for the rest.
-async fn check_topology(config: &RedisConfig, link: &mut MultiplexedConnection) -> Result<(), Fault> {
-    let info: String = redis::cmd("INFO").arg("cluster").query_async(link).await?;
-    let is_cluster = info.lines().any(|line| line.trim_end() == "cluster_enabled:1");
-    match (&config.url.topology, is_cluster) {
-        (Topology::Single(_) | Topology::Sentinel { .. }, true) => Err(Fault::Unfit(
-            "the server is a node of a cluster; name it as redis+cluster://host:port".to_owned(),
-        )),
-        _ => Ok(()),
-    }
 }
 
 async fn track(link: &mut MultiplexedConnection, prefix: &str) -> Result<(), Fault> {
@@ -235,7 +222,7 @@ async fn hold(
     tokio::select! {
         end = heartbeat(store, session, source()) => end,
         end = work => end,
-        never = store.reapply_revocations(session.history()) => match never {},
+        never = store.settle_in(session.history()) => match never {},
     }
 }
 

@@ -40,6 +40,11 @@ impl Keys {
         format!("{}{id}", self.uses_prefix)
     }
 
+    /// A grant's key, and its counter's, that no grant can have: the id is not one.
+    pub fn nobodys(&self) -> (String, String) {
+        (format!("{}:", self.grant_prefix), format!("{}:", self.uses_prefix))
+    }
+
     /// That a use was taken for a check, in case the same check asks again. `check` is text of our own making.
     pub fn once(&self, check: &str) -> String {
         format!("{}{check}", self.once_prefix)

@@ -61,6 +61,8 @@ pub enum Concern {
     SnapshotsOnly,
     /// `CONFIG` is not allowed to this user, and there is no AOF.
     UnknownPersistence,
+    /// Scripts or counters are not allowed to this user.
+    CannotCountUses,
     /// A crash of the host loses up to a second of acknowledged revocations.
     SyncsEverySecond,
 }
@@ -80,6 +82,9 @@ impl Concern {
                 "it has no AOF, and this user may not ask whether it keeps snapshots, with which a restart brings \
                  revoked grants back; check that `save` is empty, or allow `+config|get`"
             }
+            Self::CannotCountUses => {
+                "this user may not count uses, so grants with `max_uses` are denied; docs/grant-key.md has the permissions"
+            }
             Self::SyncsEverySecond => {
                 "its AOF is not synced with every write, so a crash of its host can bring revoked grants back; set \
                  `appendfsync always`"
@@ -88,21 +93,44 @@ impl Concern {
     }
 }
 
-/// What the server is asked once per session.
+/// What a server says when a session begins.
+#[derive(Debug)]
+pub struct Greeting {
+    pub replication: Replication,
+    pub is_cluster: bool,
+    pub concerns: Vec<Concern>,
+}
+
+/// Asks all of it at once: a session is begun when the last one was lost, and every round trip of it is a denial.
 ///
 /// # Errors
 /// It cannot be asked, or is not one that grants can be trusted to.
-pub async fn examine(link: &mut MultiplexedConnection) -> Result<Vec<Concern>, Fault> {
-    let info: String = redis::cmd("INFO").arg(&["server", "memory", "persistence"]).query_async(link).await?;
-    let settings: redis::RedisResult<HashMap<String, String>> =
-        redis::cmd("CONFIG").arg(&["GET", "save", "appendfsync"]).query_async(link).await;
-    let settings = match settings {
-        Ok(settings) => Some(settings),
-        // Not to be able to ask is no reason to deny anybody anything.
-        Err(error) if !error.is_io_error() => None,
-        Err(error) => return Err(error.into()),
+pub async fn greet(link: &mut MultiplexedConnection) -> Result<Greeting, Fault> {
+    let mut pipeline = redis::pipe();
+    pipeline.ignore_errors();
+    pipeline.cmd("INFO").arg("replication").cmd("INFO").arg("cluster");
+    pipeline.cmd("INFO").arg(&["server", "memory", "persistence"]);
+    pipeline.cmd("CONFIG").arg(&["GET", "save", "appendfsync"]);
+    let answers: [redis::RedisResult<redis::Value>; 4] = pipeline
+        .query_async::<Vec<_>>(link)
+        .await?
+        .try_into()
+        .map_err(|_| Fault::Other("fewer answers than questions".to_owned()))?;
+    let [replication, cluster, server, settings] = answers;
+    let text = |answer: redis::RedisResult<redis::Value>| -> Result<String, Fault> {
+        redis::from_redis_value(answer?).map_err(|error| Fault::Other(error.to_string()))
     };
-    judge(&info, settings.as_ref())
+    let replication = Replication::parse(&text(replication)?);
+    let is_cluster = field(&text(cluster)?, "cluster_enabled") == Some("1");
+    // Before 7.0 there is no INFO of several sections.
+    let server = text(server).map_err(|fault| match fault {
+        Fault::Other(text) => Fault::Unfit(format!("Redis 7.0 or later, or Valkey, is needed: {text}")),
+        fault => fault,
+    })?;
+    // Not to be allowed to ask is no reason to deny anybody anything.
+    let settings: Option<HashMap<String, String>> =
+        settings.ok().and_then(|settings| redis::from_redis_value(settings).ok());
+    Ok(Greeting { replication, is_cluster, concerns: judge(&server, settings.as_ref())? })
 }
 
 fn judge(info: &str, settings: Option<&HashMap<String, String>>) -> Result<Vec<Concern>, Fault> {

@@ -30,6 +30,8 @@ pub struct Redis {
     pub port: u16,
     flavour: Flavour,
     arguments: Vec<String>,
+    /// Name and password of the user that the test is.
+    user: Option<(String, String)>,
     dir: TempDir,
 }
 
@@ -45,14 +47,33 @@ impl Redis {
         let dir = tempfile::tempdir().unwrap();
         let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         let process = Self::spawn(flavour, port, dir.path(), &arguments);
-        let redis = Self { process, port, flavour, arguments, dir };
+        let redis = Self { process, port, flavour, arguments, user: None, dir };
+        redis.wait_until_up();
+        Some(redis)
+    }
+
+    /// With a configuration file, in which the user that the test is has the password.
+    pub fn start_configured(file: &str, arguments: &[&str], user: (&str, &str)) -> Option<Self> {
+        tool(Flavour::Redis.binary())?;
+        let arguments: Vec<String> =
+            [&[file], arguments].concat().iter().map(|argument| (*argument).to_owned()).collect();
+        let (port, dir) = (free_port(), tempfile::tempdir().unwrap());
+        let process = Self::spawn(Flavour::Redis, port, dir.path(), &arguments);
+        let user = Some((user.0.to_owned(), user.1.to_owned()));
+        let redis = Self { process, port, flavour: Flavour::Redis, arguments, user, dir };
         redis.wait_until_up();
         Some(redis)
     }
 
     fn spawn(flavour: Flavour, port: u16, dir: &Path, arguments: &[String]) -> Process {
         let mut command = Command::new(tool(flavour.binary()).unwrap());
+        // A configuration file stands before everything else, and what follows wins over it.
+        let (file, arguments) = match arguments {
+            [file, rest @ ..] if !file.starts_with("--") => (Some(file), rest),
+            all => (None, all),
+        };
         command
+            .args(file)
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--dir"])
             .arg(dir)
             // DEBUG is how active expiry is switched off, and a server made slow.
@@ -134,9 +155,11 @@ impl Redis {
     fn client(&self) -> redis::Client {
         let info = self.url().into_connection_info().unwrap();
         let password = self.arguments.iter().skip_while(|argument| *argument != "--requirepass").nth(1);
-        let settings = match password {
-            Some(password) => info.redis_settings().clone().set_password(password),
-            None => info.redis_settings().clone(),
+        let settings = info.redis_settings().clone();
+        let settings = match (&self.user, password) {
+            (Some((user, password)), _) => settings.set_username(user).set_password(password),
+            (None, Some(password)) => settings.set_password(password),
+            (None, None) => settings,
         };
         redis::Client::open(info.set_redis_settings(settings)).unwrap()
     }
@@ -241,16 +264,20 @@ pub struct Sentinel {
 
 impl Sentinel {
     pub fn start(master: u16) -> Option<Self> {
+        Self::start_with(&format!(
+            "port 26379\nsentinel monitor jit 127.0.0.1 {master} 1\n\
+             sentinel down-after-milliseconds jit 1000\nsentinel failover-timeout jit 3000\n"
+        ))
+    }
+
+    /// With the text of its configuration, but for the port.
+    pub fn start_with(config: &str) -> Option<Self> {
         let binary = tool("redis-server")?;
         let port = free_port();
         let dir = tempfile::tempdir().unwrap();
-        let config = format!(
-            "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor jit 127.0.0.1 {master} 1\n\
-             sentinel down-after-milliseconds jit 1000\nsentinel failover-timeout jit 3000\n",
-            dir.path().display()
-        );
+        let config = config.replace("port 26379", &format!("port {port}"));
         let path = dir.path().join("sentinel.conf");
-        std::fs::write(&path, config).unwrap();
+        std::fs::write(&path, format!("bind 127.0.0.1\ndir {}\n{config}", dir.path().display())).unwrap();
         let mut command = Command::new(binary);
         command.arg(&path).arg("--sentinel").stdout(Stdio::null()).stderr(Stdio::null());
         let sentinel = Self { _process: Process::spawn(&mut command), port, _dir: dir };
