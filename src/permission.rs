@@ -45,13 +45,16 @@ pub struct PermissionLists {
 }
 
 /// Hosts, methods, paths and gRPC methods that belong together: every list that is given must match.
+///
+/// The lists are one text, since a sidecar holds those of every grant: in this order, with [`NEXT_LIST`] after each and
+/// [`BETWEEN`] its patterns. A list that was not given is empty; one that is given never is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Permission {
-    hosts: GlobList,
-    methods: GlobList,
-    paths: GlobList,
-    grpc_methods: GlobList,
-}
+pub struct Permission(Box<str>);
+
+/// Between two patterns of a list. Never within one: control characters are refused.
+const BETWEEN: char = '\0';
+/// Behind each list.
+const NEXT_LIST: char = '\u{1}';
 
 impl Permission {
     /// # Errors
@@ -62,73 +65,68 @@ impl Permission {
         {
             return Err(PermissionError::RelativePath(path.clone()));
         }
-        let permission = Self {
-            hosts: GlobList::new("hosts", lists.hosts.as_deref(), target::canonical_host_pattern)?,
-            methods: GlobList::new("methods", lists.methods.as_deref(), str::to_ascii_uppercase)?,
-            paths: GlobList::new("paths", lists.paths.as_deref(), str::to_owned)?,
-            grpc_methods: GlobList::new("grpc_methods", lists.grpc_methods.as_deref(), |text| {
-                text.trim_start_matches('/').to_owned()
-            })?,
-        };
-        let lists = [&permission.hosts, &permission.methods, &permission.paths, &permission.grpc_methods];
-        if lists.iter().all(|list| list.0.is_none()) { Err(PermissionError::Empty) } else { Ok(permission) }
+        let PermissionLists { hosts, methods, paths, grpc_methods } = lists;
+        if [hosts, methods, paths, grpc_methods].into_iter().all(Option::is_none) {
+            return Err(PermissionError::Empty);
+        }
+        let mut text = String::new();
+        append(&mut text, "hosts", hosts.as_deref(), target::canonical_host_pattern)?;
+        append(&mut text, "methods", methods.as_deref(), str::to_ascii_uppercase)?;
+        append(&mut text, "paths", paths.as_deref(), str::to_owned)?;
+        append(&mut text, "grpc_methods", grpc_methods.as_deref(), |text| {
+            text.trim_start_matches('/').to_owned()
+        })?;
+        Ok(Self(text.into_boxed_str()))
     }
 
     #[must_use]
     pub fn matches(&self, target: &Target<'_>) -> bool {
-        self.hosts.admits(target.host(), b'.')
-            && self.methods.admits(target.method(), b'/')
-            && self.paths.admits(target.path(), b'/')
-            && self.grpc_methods.admits(target.grpc_method(), b'/')
+        let mut lists = self.0.split(NEXT_LIST);
+        let mut admits = |value, separator| lists.next().is_some_and(|list| admits(list, value, separator));
+        admits(target.host(), b'.')
+            && admits(target.method(), b'/')
+            && admits(target.path(), b'/')
+            && admits(target.grpc_method(), b'/')
             // A permission that names only a host or a method says nothing about paths, and still must not
             // cover a path that the upstream may read as another one.
             && !target.is_ambiguous()
     }
 }
 
-/// The patterns of one list in one allocation, since a sidecar holds those of every grant. `None` was not given.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct GlobList(Option<Box<str>>);
-
-/// Between two patterns. Never within one: control characters are refused.
-const BETWEEN: char = '\0';
-
-impl GlobList {
-    fn new(
-        name: &'static str,
-        list: Option<&[String]>,
-        canonical: impl Fn(&str) -> String,
-    ) -> Result<Self, PermissionError> {
-        let Some(list) = list else { return Ok(Self(None)) };
-        if list.is_empty() {
-            return Err(PermissionError::EmptyList(name));
-        }
-        let mut patterns = String::new();
-        for (index, text) in list.iter().enumerate() {
-            let pattern = canonical(text);
-            if pattern.is_empty() {
-                return Err(PermissionError::EmptyEntry(name));
-            }
-            if pattern.len() > MAX_GLOB_BYTES {
-                return Err(PermissionError::TooLong(name));
-            }
-            if pattern.chars().any(char::is_control) {
-                return Err(PermissionError::Unprintable(name));
-            }
-            if index > 0 {
-                patterns.push(BETWEEN);
-            }
-            patterns.push_str(&pattern);
-        }
-        Ok(Self(Some(patterns.into_boxed_str())))
+fn append(
+    text: &mut String,
+    name: &'static str,
+    list: Option<&[String]>,
+    canonical: impl Fn(&str) -> String,
+) -> Result<(), PermissionError> {
+    if list.is_some_and(<[String]>::is_empty) {
+        return Err(PermissionError::EmptyList(name));
     }
+    for (index, entry) in list.unwrap_or_default().iter().enumerate() {
+        let pattern = canonical(entry);
+        if pattern.is_empty() {
+            return Err(PermissionError::EmptyEntry(name));
+        }
+        if pattern.len() > MAX_GLOB_BYTES {
+            return Err(PermissionError::TooLong(name));
+        }
+        if pattern.chars().any(char::is_control) {
+            return Err(PermissionError::Unprintable(name));
+        }
+        if index > 0 {
+            text.push(BETWEEN);
+        }
+        text.push_str(&pattern);
+    }
+    text.push(NEXT_LIST);
+    Ok(())
+}
 
-    fn admits(&self, value: Option<&str>, separator: u8) -> bool {
-        let Some(patterns) = &self.0 else { return true };
-        value.is_some_and(|value| {
-            patterns.split(BETWEEN).any(|pattern| Glob::new(pattern, separator).matches(value))
+fn admits(list: &str, value: Option<&str>, separator: u8) -> bool {
+    list.is_empty()
+        || value.is_some_and(|value| {
+            list.split(BETWEEN).any(|pattern| Glob::new(pattern, separator).matches(value))
         })
-    }
 }
 
 /// An address range such as `10.0.0.0/8`; a bare address is a range of one.
