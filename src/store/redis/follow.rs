@@ -202,19 +202,22 @@ async fn hold(
     let Opened { session, owner, target, slot, started } = opened;
     let source =
         || Source { owner: owner.link(), target: target.as_ref().map(Connection::link), slot: *slot };
+    // With replicas required, freshness is the heartbeat's to give: it knows how many there are.
+    let confirm = |copied: crate::clock::Now| {
+        if store.config.require_replicas == 0 {
+            session.confirm(copied);
+        }
+    };
     let work = async {
         let mut source = source();
         session.sync(&mut source).await?;
-        // With replicas required, freshness is the heartbeat's to give: it knows how many there are.
-        if store.config.require_replicas == 0 {
-            session.confirm(*started);
-        }
+        confirm(*started);
         store.around.replica.set_trouble(None);
         let grants = store.around.replica.len();
         let took = store.around.clock.now().boot.since(started.boot);
         tracing::info!(store = %store.config.url, server = %owner.node, grants, ?took, "in step with the store");
         loop {
-            session.apply(&mut source, changes.recv().await, &mut changes).await?;
+            session.apply(&mut source, changes.recv().await, &mut changes).await?.map(confirm);
         }
     };
     // All run on this task; whichever fails ends the session, and dropping the connections tears half-open links

@@ -210,7 +210,8 @@ impl Session {
         Change::Everything(self.around.replica.clear())
     }
 
-    /// Takes all changes that are waiting, so that a burst is one pipeline.
+    /// Takes all changes that are waiting, so that a burst is one pipeline. If that took a new copy, the moment it was
+    /// begun: what was acknowledged before is in it.
     ///
     /// # Errors
     /// The session is over.
@@ -219,7 +220,7 @@ impl Session {
         source: &mut Source,
         first: Option<Change>,
         more: &mut mpsc::UnboundedReceiver<Change>,
-    ) -> Result<(), SessionEnd> {
+    ) -> Result<Option<Now>, SessionEnd> {
         let mut keys = HashSet::new();
         let mut needs_sync = false;
         let mut next = first;
@@ -238,11 +239,13 @@ impl Session {
                 Err(mpsc::error::TryRecvError::Disconnected) => return Err(SessionEnd::Closed),
             }
         }
-        if needs_sync {
+        let copied = needs_sync.then(|| self.around.clock.now());
+        if copied.is_some() {
             self.sync(source).await?;
         }
         let keys: Vec<String> = keys.into_iter().collect();
-        self.read_in(source, &keys).await
+        self.read_in(source, &keys).await?;
+        Ok(copied)
     }
 
     /// A complete pass. Afterwards the replica has what Redis has, and nothing else.

@@ -144,9 +144,10 @@ impl Redis {
         self.query::<()>(redis::cmd("DEL").arg(format!("{{jit}}:grant:{id}")));
     }
 
-    /// A field of INFO.
+    /// A field of INFO; empty also while the server cannot be asked.
     pub fn info(&self, name: &str) -> String {
-        let info: String = self.run("INFO");
+        let asked = self.try_connect().and_then(|mut connection| redis::cmd("INFO").query(&mut connection));
+        let info: String = asked.unwrap_or_default();
         let found = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         found.unwrap_or_default().trim_end().to_owned()
     }
