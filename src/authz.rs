@@ -170,8 +170,7 @@ impl Checker {
             }
             let check = uses::check_key(request, id, self.config.request_ids);
             let decision = match self.take_uses(limited, &check, observer).await {
-                // Taking uses took time, of which the grants have less left now.
-                Ok(Use::Taken) => decision.after(self.clock.now().boot.since(now.boot)),
+                Ok(Use::Taken) => self.still_known(decision, now),
                 Ok(outcome) => match spent.note(outcome) {
                     Next::Again => continue,
                     Next::Deny(reason) => Decision::deny(reason),
@@ -233,12 +232,25 @@ impl Checker {
         self.metrics.observe_evaluation(started.elapsed());
         match ruling {
             Ok(ruling) => {
-                let known = Known { active, covering: &covering, is_fresh: freshness.is_fresh() };
-                // The clock is read again: evaluation may have taken until after the grant's end.
-                let settled = settle::settle(ruling, self.policy.grants_key(), known, self.clock.now());
+                // The clock is read again: evaluation may have taken until after the grant's end, or until nobody
+                // knows whether it was revoked.
+                let now = self.clock.now();
+                let is_fresh = freshness.is_fresh() && self.replica.freshness(now).is_fresh();
+                let known = Known { active, covering: &covering, is_fresh };
+                let settled = settle::settle(ruling, self.policy.grants_key(), known, now);
                 (settled.decision, settled.limited, None)
             }
             Err(error) => (Decision::deny(DenyReason::PolicyError), Vec::new(), Some(error.to_string())),
+        }
+    }
+
+    /// Taking uses took time, of which the grants have less left now, and in which they may have become unknown.
+    fn still_known(&self, decision: Decision, decided: Now) -> Decision {
+        let now = self.clock.now();
+        if self.replica.freshness(now).is_fresh() {
+            decision.after(now.boot.since(decided.boot))
+        } else {
+            Decision::deny(DenyReason::Stale)
         }
     }
 

@@ -17,7 +17,7 @@ use crate::audit::LogTarget;
 use crate::authz::{self, BodyParsing, Enforcement, IdentitySource, RequestIds, StreamLimits};
 use crate::policy::DecisionPath;
 use crate::replica::Limits;
-use crate::store::{RedisConfig, RedisUrl};
+use crate::store::{RedisConfig, RedisTls, RedisUrl};
 use crate::telemetry::{LogConfig, LogFormat};
 
 pub use args::ServeArgs;
@@ -305,6 +305,12 @@ fn store_config(
         problem(
             "key_prefix",
             format!("{key_prefix:?} has no part in braces, which a cluster needs: {{jit}}"),
+        );
+    }
+    if !url.has_tls && file.redis.tls != RedisTls::default() {
+        problem(
+            "redis.tls",
+            format!("{url} is in clear; write rediss:// (or rediss+...), or leave these settings out"),
         );
     }
     Some(StoreConfig::Redis(Box::new(RedisConfig {

@@ -44,7 +44,7 @@ pub enum StoreError {
     #[error(transparent)]
     Full(#[from] NoRoom),
     /// Nothing was done, and somebody has to mend something first.
-    #[error("the store refuses: {0}")]
+    #[error("the store has not done it: {0}")]
     Refused(String),
     /// Try again later; nobody knows whether a write happened.
     #[error("the store cannot be reached")]

@@ -31,7 +31,7 @@ listen: unix:///run/d.sock
 api_listen: 127.0.0.1:1
 ops_listen: 127.0.0.1:2
 data_dir: /d
-store: redis://u:${PASS}@h:1/3
+store: rediss://u:${PASS}@h:1/3
 redis:
   password_file: /p
   sentinel_user: s
@@ -73,7 +73,7 @@ decision_log: {to: stdout, queue: 9}
     assert_eq!((redis.require_replicas, redis.max_lag), (1, Duration::from_secs(3)));
     assert_eq!(redis.tls.server_name.as_deref(), Some("redis.internal"));
     assert!(redis.tls.client.is_some() && redis.sentinel.password_file.is_some());
-    assert_eq!(redis.url, "redis://u:from-env@h:1/3".parse().unwrap());
+    assert_eq!(redis.url, "rediss://u:from-env@h:1/3".parse().unwrap());
     assert!(!format!("{config:?}").contains("from-env"));
     assert_eq!(config.policy.paths.len(), 2);
     assert_eq!(config.authz.identity.len(), 4);
@@ -130,6 +130,14 @@ fn a_cluster_needs_its_keys_in_one_slot() {
     let refusal = load(&yaml("redis+cluster://h"), ServeArgs::default()).unwrap_err();
     assert!(refusal.contains("has no part in braces"), "{refusal}");
     assert!(load(&yaml("redis://h"), ServeArgs::default()).is_ok());
+}
+
+#[test]
+fn settings_of_tls_without_tls_are_a_mistake() {
+    let yaml = |store: &str| format!("store: {store}\nredis: {{tls: {{ca_file: /ca}}}}\n");
+    let refusal = load(&yaml("redis://u:secret@h"), ServeArgs::default()).unwrap_err();
+    assert!(refusal.contains("redis://***@h is in clear") && !refusal.contains("secret"), "{refusal}");
+    assert!(load(&yaml("rediss://h"), ServeArgs::default()).is_ok());
 }
 
 #[test]

@@ -19,7 +19,7 @@ mod vanished;
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -35,7 +35,7 @@ pub use url::{RedisUrl, RedisUrlError};
 
 use commands::{Answer, Commands, Patience};
 use connect::Connection;
-use fault::Fault;
+use fault::{Failure, Fault};
 use keys::Keys;
 use read::{BATCH, Listing, ReadValue, Source};
 use server::Concern;
@@ -52,8 +52,11 @@ const WAITS: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(
 const AUDIT_ENTRIES: usize = 100_000;
 /// Longest value in an entry; of a longer one its hash.
 const MAX_RECORDED_BYTES: usize = 1024;
-/// In grants' longest lives. An unused grant must be extended more than once before its counter could be gone.
-const COUNTER_LIVES: u32 = 2;
+/// In grants' longest lives, a month by default. A spent grant would have to be extended for so long, and nobody try
+/// it, before its counter could be gone.
+const COUNTER_LIVES: u32 = 30;
+/// How often the ledger drops what has ended.
+const LEDGER_SWEEP: Duration = Duration::from_secs(60);
 /// Pause after a round of revocations that could not be asked for again.
 const REAPPLY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -89,8 +92,8 @@ pub struct RedisStore {
     ledger: Arc<Ledger>,
     /// Held for a few map operations, never across an await.
     vanished: Arc<Mutex<Vanished>>,
-    /// The session that keeps the replica now.
-    session: Mutex<Weak<Session>>,
+    /// The session that keeps the replica, or was the last to do so.
+    session: Mutex<Option<Arc<Session>>>,
     /// What was last reported, so that it is reported once.
     concerns: Mutex<Vec<Concern>>,
     /// History of the server in which the ledger's revocations were last asked for.
@@ -136,41 +139,28 @@ impl RedisStore {
             .map_err(StoreError::Invalid)?;
         self.around.replica.check_room_for(&grant.subject)?;
         // Ids are never reused: the ledger would revoke the second of that name after the next failover.
-        if self
-            .with_ledger({
-                let id = id.clone();
-                move |ledger| ledger.contains(&id)
-            })
-            .await?
-        {
+        let named = id.clone();
+        if self.with_ledger(move |ledger| ledger.contains(&named)).await? {
             return Err(StoreError::AlreadyExists);
         }
-        let mut command = self.recorded(scripts::CREATE, &id);
-        command.arg(&text).arg(millis(ttl).max(1));
+        let call = uuid::Uuid::new_v4().simple().to_string();
+        let mut command = self.recorded(scripts::CREATE, &id, &[self.keys.once(&call)]);
+        command.arg(&text).arg(millis(ttl).max(1)).arg(millis(COMMAND.total * 2));
         let number: Answer<u64> = self.commands.run(&command, COMMAND).await?;
-        let is_ours = number.value > 0 || (number.was_repeated && self.holds(&id, &text).await?);
-        if is_ours {
-            Ok(StoredGrant { record, id, expires_at: grant.lifetime.expires_at })
-        } else {
-            Err(StoreError::AlreadyExists)
+        if number.value == 0 {
+            return Err(StoreError::AlreadyExists);
         }
-    }
-
-    /// Whether an attempt whose answer was lost has written just this.
-    async fn holds(&self, id: &GrantId, text: &str) -> Result<bool, StoreError> {
-        let get = redis::cmd("GET").arg(self.keys.grant(id)).take();
-        let found: Answer<Option<String>> = self.commands.run(&get, COMMAND).await?;
-        Ok(found.value.as_deref() == Some(text))
+        Ok(StoredGrant { record, id, expires_at: grant.lifetime.expires_at })
     }
 
     pub(super) async fn get(&self, id: &GrantId) -> Result<StoredGrant, StoreError> {
-        let (_connection, mut source) = self.commands.exclusive(COMMAND.total).await?;
+        let (_connections, mut source) = self.commands.exclusive(COMMAND.total).await?;
         let found = bounded(COMMAND.total, self.read(&mut source, &[self.keys.grant(id)])).await?;
         found.into_iter().next().ok_or(StoreError::NotFound)
     }
 
     pub(super) async fn list(&self) -> Result<Vec<StoredGrant>, StoreError> {
-        let (_connection, mut source) = self.commands.exclusive(COMMAND.total).await?;
+        let (_connections, mut source) = self.commands.exclusive(COMMAND.total).await?;
         let list = async {
             let mut listing = Listing::of(&source);
             let mut keys = Vec::new();
@@ -193,20 +183,22 @@ impl RedisStore {
     pub(super) async fn revoke(&self, ids: Vec<GrantId>) -> Result<Revoked, StoreError> {
         let until = self.around.clock.now().wall.checked_add(self.around.max_ttl).unwrap_or(Timestamp::MAX);
         let ids = self.with_ledger(move |ledger| ledger.record(&ids, until).map(|()| ids)).await?;
-        let mut revoked = Revoked::default();
+        let mut revoked = Revoked { replicas: self.replicas.load(Ordering::Relaxed), ..Revoked::default() };
         let mut last = None;
         for id in ids {
-            let (connection, existed) = self.revoke_one(&id, "grant.revoked").await?;
+            let ended = self.revoke_one(&id, "grant.revoked").await?;
             // The push says the same a moment later, and is what the bound rests on.
-            self.around.replica.remove(id.as_str());
-            if existed {
-                revoked.ids.push(id);
-                last = Some(connection);
-            } else {
-                self.with_ledger(move |ledger| ledger.forget(&id)).await?;
+            if let Some(session) = &*lock(&self.session) {
+                session.forget(&id);
             }
+            match ended {
+                Ended::Now(connection) => last = Some(connection),
+                // Nobody knows on which connection it was written, nor how far it has spread.
+                Ended::Before => last = None,
+                Ended::Never => continue,
+            }
+            revoked.ids.push(id);
         }
-        revoked.replicas = self.replicas.load(Ordering::Relaxed);
         if let Some(connection) = last {
             revoked.replicated = wait(&connection, revoked.replicas).await;
         }
@@ -215,36 +207,30 @@ impl RedisStore {
 
     /// By the script, and if that cannot run by a plain deletion: a grant whose end cannot be recorded ends all the
     /// same.
-    async fn revoke_one(&self, id: &GrantId, event: &str) -> Result<(Connection, bool), StoreError> {
-        let mut command = self.recorded(scripts::REVOKE, id);
+    async fn revoke_one(&self, id: &GrantId, event: &str) -> Result<Ended, StoreError> {
+        let mut command = self.recorded(scripts::REVOKE, id, &[]);
         command.arg(event);
-        let fault = match self.commands.run_apart::<(u64, String)>(&command, COMMAND).await {
+        let failure = match self.commands.run_apart::<(u64, String)>(&command, COMMAND).await {
             Ok((connection, Answer { value: (deleted, unrecorded), was_repeated })) => {
                 if !unrecorded.is_empty() {
                     tracing::error!(grant = %id, "revoked, but not recorded in the audit stream: {unrecorded}");
                 }
-                return Ok((connection, deleted > 0 || was_repeated));
+                return Ok(Ended::of(deleted, was_repeated, connection));
             }
-            Err(fault) => fault,
+            Err(failure) if failure.fault.is_unknown() => return Err(failure.into()),
+            Err(failure) => failure,
         };
-        if fault.is_unknown() {
-            return Err(fault.into());
-        }
         let del = redis::cmd("DEL").arg(self.keys.grant(id)).take();
-        match self.commands.run_apart::<u64>(&del, COMMAND).await {
-            Ok((connection, Answer { value: deleted, was_repeated })) => {
-                tracing::error!(grant = %id, "revoked, but not recorded in the audit stream: {fault}");
-                Ok((connection, deleted > 0 || was_repeated))
-            }
-            Err(fault) => Err(fault.into()),
-        }
+        let (connection, answer) = self.commands.run_apart::<u64>(&del, COMMAND).await?;
+        tracing::error!(grant = %id, "revoked, but not recorded in the audit stream: {}", failure.fault);
+        Ok(Ended::of(answer.value, answer.was_repeated || failure.may_be_done, connection))
     }
 
     /// A script on a grant's key that writes to the audit stream, with the arguments that all of them have.
-    fn recorded(&self, script: &str, id: &GrantId) -> Cmd {
+    fn recorded(&self, script: &str, id: &GrantId, more_keys: &[String]) -> Cmd {
         let mut command = redis::cmd("EVAL");
-        command.arg(script).arg(3);
-        command.arg(self.keys.grant(id)).arg(self.keys.audit()).arg(self.keys.audit_number());
+        command.arg(script).arg(3 + more_keys.len());
+        command.arg(self.keys.grant(id)).arg(self.keys.audit()).arg(self.keys.audit_number()).arg(more_keys);
         command.arg(id.as_str()).arg(AUDIT_ENTRIES).arg(MAX_RECORDED_BYTES);
         command
     }
@@ -282,7 +268,7 @@ impl RedisStore {
             }
             "changed" => {
                 let id = grant().ok_or_else(unexpected)?.id.clone();
-                if let Some(session) = lock(&self.session).upgrade() {
+                if let Some(session) = &*lock(&self.session) {
                     session.reread(&id);
                 }
                 Use::Changed
@@ -299,7 +285,7 @@ impl RedisStore {
         command.arg(scripts::TAKE_USES).arg(2).arg(self.keys.once("")).arg(uses);
         command.arg(1).arg(1).arg(grant).arg("").arg(1);
         match self.commands.run::<(String, usize)>(&command, COMMAND).await {
-            Err(Fault::Login(_)) => Some(Concern::CannotCountUses),
+            Err(Failure { fault: Fault::Login(_), .. }) => Some(Concern::CannotCountUses),
             // Whatever else is wrong, the session finds it too.
             Ok(_) | Err(_) => None,
         }
@@ -321,7 +307,8 @@ impl RedisStore {
     }
 
     fn begin_session(&self, session: &Arc<Session>) {
-        *lock(&self.session) = Arc::downgrade(session);
+        *lock(&self.session) = Some(Arc::clone(session));
+        self.commands.leave();
     }
 
     /// Of this session's server, each once for as long as it lasts.
@@ -344,21 +331,11 @@ impl RedisStore {
         self.replicas.store(replicas, Ordering::Relaxed);
     }
 
-    /// What a new session is a reason for, beside the copy: to see that uses can be counted, and to ask for lost
-    /// revocations again.
-    async fn settle_in(&self, history: &str) -> Infallible {
-        self.reapply_revocations(history).await;
-        match self.try_uses().await {
-            Some(concern) => self.report_concern(concern),
-            None => lock(&self.concerns).retain(|known| *known != Concern::CannotCountUses),
-        }
-        std::future::pending().await
-    }
-
-    /// In a history of the server that is new, it may have lost what it acknowledged in the last.
-    async fn reapply_revocations(&self, history: &str) {
+    /// What a new session is a reason for, beside the copy: to ask for lost revocations again, and to see that uses
+    /// can be counted. And the ledger's own upkeep.
+    async fn settle_in(&self, history: &str, source: &mut Source) -> Infallible {
         while *lock(&self.reapplied_in) != history {
-            match self.reapply_once().await {
+            match self.reapply_revocations(source).await {
                 Ok(()) => history.clone_into(&mut lock(&self.reapplied_in)),
                 Err(error) => {
                     tracing::warn!("revocations could not be asked for again: {error}");
@@ -366,25 +343,46 @@ impl RedisStore {
                 }
             }
         }
+        match self.try_uses().await {
+            Some(concern) => self.report_concern(concern),
+            None => lock(&self.concerns).retain(|known| *known != Concern::CannotCountUses),
+        }
+        loop {
+            tokio::time::sleep(LEDGER_SWEEP).await;
+            let now = self.around.clock.now().wall;
+            if let Err(error) = self.with_ledger(move |ledger| ledger.unended(now)).await {
+                tracing::warn!("the ledger of revocations cannot be swept: {error}");
+            }
+        }
     }
 
-    async fn reapply_once(&self) -> Result<(), StoreError> {
+    /// In a history of the server that is new, it may have lost what it acknowledged in the last. Read where the
+    /// session reads, and done only when nothing is left there: another server may have found nothing to do.
+    async fn reapply_revocations(&self, source: &mut Source) -> Result<(), StoreError> {
         let now = self.around.clock.now().wall;
         let ids = self.with_ledger(move |ledger| ledger.unended(now)).await?;
-        if ids.is_empty() {
-            return Ok(());
-        }
-        let (_connection, mut source) = self.commands.exclusive(COMMAND.total).await?;
         for batch in ids.chunks(BATCH) {
-            let keys: Vec<String> = batch.iter().map(|id| self.keys.grant(id)).collect();
-            let values = bounded(COMMAND.total, source.values(&keys)).await?;
-            for (id, _) in batch.iter().zip(values).filter(|(_, value)| !matches!(value, ReadValue::Absent)) {
+            for id in self.present(source, batch).await? {
                 tracing::warn!(grant = %id, "the server had lost this revocation; it is asked for again");
                 self.around.metrics.count_reapplied();
                 self.revoke_one(id, "grant.revoked_again").await?;
             }
+            if let Some(id) = self.present(source, batch).await?.first() {
+                return Err(StoreError::Refused(format!("{id} is still there")));
+            }
         }
         Ok(())
+    }
+
+    async fn present<'i>(
+        &self,
+        source: &mut Source,
+        ids: &'i [GrantId],
+    ) -> Result<Vec<&'i GrantId>, StoreError> {
+        let keys: Vec<String> = ids.iter().map(|id| self.keys.grant(id)).collect();
+        let values = bounded(COMMAND.total, source.values(&keys)).await?;
+        let is_there = |(id, value)| (!matches!(value, ReadValue::Absent)).then_some(id);
+        Ok(ids.iter().zip(values).filter_map(is_there).collect())
     }
 
     /// Disk work must not hold up whoever drives connections.
@@ -432,8 +430,34 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl From<Failure> for StoreError {
+    fn from(Failure { fault, may_be_done }: Failure) -> Self {
+        if may_be_done { Self::unavailable(fault) } else { Self::Refused(fault.to_string()) }
+    }
+}
+
 impl From<Fault> for StoreError {
     fn from(fault: Fault) -> Self {
-        if fault.is_unknown() { Self::unavailable(fault) } else { Self::Refused(fault.to_string()) }
+        Failure::from(fault).into()
+    }
+}
+
+/// What a revocation found.
+enum Ended {
+    /// It was there, and was deleted on this connection.
+    Now(Connection),
+    /// It is gone, and an attempt whose answer was lost may be why.
+    Before,
+    /// There was no such grant.
+    Never,
+}
+
+impl Ended {
+    fn of(deleted: u64, was_repeated: bool, connection: Connection) -> Self {
+        match (deleted, was_repeated) {
+            (1.., _) => Self::Now(connection),
+            (0, true) => Self::Before,
+            (0, false) => Self::Never,
+        }
     }
 }

@@ -80,8 +80,10 @@ async fn the_shipped_redis_configuration_works_with_sentinel() {
         .replace("monitor jit redis 6379 2", &format!("monitor jit 127.0.0.1 {} 1", master.port))
         .replace("down-after-milliseconds jit 3000", "down-after-milliseconds jit 1000")
         .replace("failover-timeout jit 10000", "failover-timeout jit 3000");
-    let Some(sentinel) = Sentinel::start_with(&sentinel) else { return };
-    let config = write_file(dir.path(), "d.yaml", "redis: {require_replicas: 1}\n");
+    let Some(sentinel) = Sentinel::start_with(&sentinel, Some("change-me-sentinels")) else { return };
+    let password = write_file(dir.path(), "password", "change-me-sentinels\n");
+    let settings = format!("redis: {{require_replicas: 1, sentinel_password_file: {password}}}\n");
+    let config = write_file(dir.path(), "d.yaml", &settings);
     let url = format!("redis+sentinel://api:change-me-api@127.0.0.1:{}/jit", sentinel.port);
     let daypass = Daypass::start(&["--store", &url, "--config", &config]);
     wait_for("the first copy", || (daypass.ops("/readyz").0 == 200).then_some(()));

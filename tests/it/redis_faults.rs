@@ -100,6 +100,8 @@ async fn who_asked_for_a_lost_revocation_asks_again() {
         .unwrap();
     redis.run::<()>("SAVE");
     daypass.grant(&["revoke", "g"]).unwrap();
+    // Asked twice, as a client does whose answer was lost: still this daypass' business.
+    assert!(daypass.grant(&["revoke", "g"]).unwrap_err().contains("no such grant"));
     redis.restart();
     wait_for("the grant to be revoked again", || {
         redis.run::<Option<String>>("GET {jit}:grant:g").is_none().then_some(())
@@ -375,6 +377,66 @@ async fn a_failover_that_loses_the_revocation() {
     assert_eq!(sidecar.reason().await, "no_grant");
 }
 
+/// Whoever revoked it saw it end too, and refuses it also while it cannot be revoked again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_revoked_a_grant_remembers_it() {
+    let (Some(master), Some(replica)) = (Redis::start(&[]), Redis::start(&[])) else { return };
+    let between = Proxy::to(master.port);
+    replica.run::<()>(&format!("REPLICAOF 127.0.0.1 {}", between.port));
+    master.set("g", ALICES_GRANT, HOUR_MS);
+    wait_for("the replica to have it", || replica.run::<Option<String>>("GET {jit}:grant:g"));
+    let front = Proxy::to(master.port);
+    let daypass = Daypass::start(&["--store", &front.url()]);
+    wait_for("the first copy", || (daypass.ops("/readyz").0 == 200).then_some(()));
+    let mut client = daypass.client().await;
+    while reason(&client.check(alice()).await) != "grant" {}
+    between.hold_all();
+    daypass.grant(&["revoke", "g"]).unwrap();
+    between.cut();
+    // The next master takes no writes: it has no replica, and wants one.
+    replica.run::<()>("CONFIG SET min-replicas-to-write 1");
+    replica.run::<()>("REPLICAOF NO ONE");
+    let resyncs = daypass.metric("daypass_replica_resyncs_total");
+    front.point_to(replica.port);
+    front.cut();
+    wait_for("a copy of the next master", || {
+        (daypass.metric("daypass_replica_resyncs_total") > resyncs).then_some(())
+    });
+    wait_for("readiness", || (daypass.ops("/readyz").0 == 200).then_some(()));
+    assert_eq!(reason(&client.check(alice()).await), "no_grant");
+    assert!(replica.run::<Option<String>>("GET {jit}:grant:g").is_some());
+    wait_for("the refused revocation in the log", || daypass.log().contains("NOREPLICAS").then_some(()));
+    // As soon as it may, it is revoked for all.
+    replica.run::<()>("CONFIG SET min-replicas-to-write 0");
+    wait_for("the revocation", || replica.run::<Option<String>>("GET {jit}:grant:g").is_none().then_some(()));
+}
+
+/// A creation whose answer is lost is sent again; what was revoked meanwhile must not be given again by that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeated_creation_undoes_no_revocation() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let proxy = Proxy::to(redis.port);
+    let sidecar = Sidecar::start(&proxy.url(), Settings::default()).in_step().await;
+    let record: daypass::store::GrantRecord = serde_json::from_str(ALICES_GRANT).unwrap();
+    let create =
+        |id: &str| sidecar.store.create(id.parse().unwrap(), record.clone(), Duration::from_secs(600));
+    create("first").await.unwrap();
+    proxy.hold(&[Held::Replies]);
+    let revoker = std::thread::spawn({
+        let mut connection = redis.connect();
+        move || {
+            wait_for("the creation to be carried out", || {
+                let deleted: u64 = redis::cmd("DEL").arg("{jit}:grant:g").query(&mut connection).unwrap();
+                (deleted == 1).then_some(())
+            });
+        }
+    });
+    create("g").await.unwrap();
+    revoker.join().unwrap();
+    assert_eq!(redis.run::<Option<String>>("GET {jit}:grant:g"), None);
+    assert_eq!(redis.run::<u64>("XLEN {jit}:audit"), 2, "one record of each creation");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn logins_that_are_refused_say_so_and_come_back() {
     let Some(redis) = Redis::start(&[]) else { return };
@@ -475,6 +537,8 @@ async fn foreign_keys_are_nobodys_business() {
         redis.query::<()>(redis::cmd("SET").arg(key).arg(ALICES_GRANT).arg("PX").arg(HOUR_MS));
     }
     redis.set("g", &ALICES_GRANT.replace("alice", "bob"), HOUR_MS);
+    // Whoever may write keys cannot stop the heartbeat with one.
+    redis.run::<u64>("HSET {jit}:hb a 1");
     let began = Instant::now();
     let sidecar = following(&redis).await;
     println!("in step beside 100,000 foreign keys after {:?}", began.elapsed());

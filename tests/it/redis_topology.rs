@@ -181,10 +181,15 @@ async fn the_grant_api_and_uses_in_a_cluster() {
     assert_eq!(reason(&client.check(alice()).await), "grant");
     assert_eq!(reason(&client.check(alice()).await), "uses_exhausted");
     assert!(daypass.grant(&["ls"]).unwrap().contains("user:alice"));
+    create("g1", &[]);
     // Half of what the script touches on one side, half on the other: then a plain deletion has to do.
     cluster.begin_move(0, 1);
     cluster.migrate(0, 1, "{jit}:audit");
     daypass.grant(&["revoke", "g"]).unwrap();
+    // A grant that has moved already is one of the caller's, and is revoked with them.
+    cluster.migrate(0, 1, "{jit}:grant:g1");
+    assert!(daypass.grant(&["ls"]).unwrap().contains("g1"));
+    assert_eq!(daypass.grant(&["revoke", "--subject", "user:alice"]).unwrap(), "revoked g1\n");
     while reason(&client.check(alice()).await) != "no_grant" {}
     cluster.end_move(0, 1);
     create("g2", &[]);

@@ -1,8 +1,8 @@
 //! Commands of the grant API and of use-limited grants, over one shared connection to whoever has the keys now.
 //!
 //! A command that was certainly not carried out (moved, read-only, loading) goes to the next server. One that may
-//! have been carried out is sent again only if its caller says that this does no harm. Nothing waits for longer than
-//! its caller allows.
+//! have been carried out is sent once more, so every command here can be carried out twice without harm. Nothing waits
+//! for longer than its caller allows.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,14 +15,17 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::RedisConfig;
 use super::connect::{self, Connection, Login};
-use super::fault::Fault;
+use super::fault::{Failure, Fault};
 use super::keys::Keys;
-use super::read::Source;
+use super::read::{Source, Target};
 use super::topology::{self, Place};
 use super::url::Node;
 
 /// For a server that said "not me" or "not now" to be asked again, or for the next one to be found.
 const PAUSE: Duration = Duration::from_millis(20);
+/// To find whoever has the keys, and to connect. A check that cannot wait so long leaves; the connection is there for
+/// the next one.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How a command may be sent.
 #[derive(Debug, Clone, Copy)]
@@ -33,12 +36,25 @@ pub struct Patience {
     pub answer: Duration,
 }
 
+/// An answer, and whether an earlier attempt may have been carried out too.
+#[derive(Debug)]
+pub struct Answer<T> {
+    pub value: T,
+    pub was_repeated: bool,
+}
+
 #[derive(Debug)]
 pub struct Commands {
-    config: Arc<RedisConfig>,
-    keys: Keys,
+    link: Arc<Link>,
     /// Where connections are opened and driven: a check's own thread may be busy with policy for its whole limit.
     runtime: Handle,
+}
+
+/// What outlives a caller that could not wait.
+#[derive(Debug)]
+struct Link {
+    config: Arc<RedisConfig>,
+    keys: Keys,
     /// Held for a look or a replacement, never across an await.
     state: Mutex<State>,
     /// One connection is opened at a time: a server that hangs must not be met with one for every check that waits.
@@ -48,24 +64,20 @@ pub struct Commands {
 #[derive(Debug, Default)]
 struct State {
     shared: Option<Arc<Connection>>,
+    /// Counts what made a connection a stranger's: one that was begun before must not be kept after.
+    generation: u64,
     /// Cluster nodes to ask first the next time.
     known: Vec<Node>,
-}
-
-/// An answer, and whether an earlier attempt may have been carried out too.
-#[derive(Debug)]
-pub struct Answer<T> {
-    pub value: T,
-    pub was_repeated: bool,
 }
 
 impl Commands {
     /// On the runtime it is called on.
     pub fn new(config: Arc<RedisConfig>, keys: Keys) -> Self {
-        Self { config, keys, runtime: Handle::current(), state: Mutex::default(), opening: Semaphore::new(1) }
+        let link = Link { config, keys, state: Mutex::default(), opening: Semaphore::new(1) };
+        Self { link: Arc::new(link), runtime: Handle::current() }
     }
 
-    /// Runs a command that may be carried out twice without harm, on the shared connection.
+    /// Runs a command on the shared connection.
     ///
     /// # Errors
     /// The last fault, when time is up or another server would not help.
@@ -73,7 +85,7 @@ impl Commands {
         &self,
         command: &Cmd,
         patience: Patience,
-    ) -> Result<Answer<T>, Fault> {
+    ) -> Result<Answer<T>, Failure> {
         let attempt = |deadline| self.attempt(command, deadline);
         let (value, was_repeated) = persist(patience, attempt).await?;
         Ok(Answer { value: typed(value)?, was_repeated })
@@ -88,20 +100,41 @@ impl Commands {
         &self,
         command: &Cmd,
         patience: Patience,
-    ) -> Result<(Connection, Answer<T>), Fault> {
+    ) -> Result<(Connection, Answer<T>), Failure> {
         let attempt = |deadline| self.attempt_apart(command, deadline);
         let ((connection, value), was_repeated) = persist(patience, attempt).await?;
         Ok((connection, Answer { value: typed(value)?, was_repeated }))
     }
 
-    async fn attempt_apart(&self, command: &Cmd, deadline: Instant) -> Result<(Connection, Value), Fault> {
-        let (connection, _) = self.open(None, deadline).await?;
-        match answer(&mut connection.link(), command, deadline).await {
-            Err(Fault::Ask(Some(target))) => {
-                self.ask(command, topology::beside(&connection.node, target), deadline).await
+    /// A connection of one's own to whoever has the keys, for what takes long; while a slot is being moved, to both.
+    ///
+    /// # Errors
+    /// Nobody has the keys, or cannot be reached.
+    pub async fn exclusive(&self, limit: Duration) -> Result<(Vec<Connection>, Source), Fault> {
+        let deadline = Instant::now() + limit;
+        let (connection, place) = self.open(None, deadline).await?;
+        let mut source = Source { owner: connection.link(), target: None, slot: place.slot };
+        let mut connections = vec![connection];
+        // A key that there cannot be is elsewhere if any key may be.
+        let ask = redis::cmd("PTTL").arg(self.link.keys.nobodys().0).take();
+        match answer(&mut source.owner, &ask, deadline).await {
+            Err(Fault::Ask(Some(node))) => {
+                let node = topology::beside(&connections[0].node, node);
+                let (connection, _) = self.open(Some(node.clone()), deadline).await?;
+                source.target = Some(Target { node, link: connection.link() });
+                connections.push(connection);
             }
-            answer => Ok((connection, answer?)),
+            Ok(_) => {}
+            Err(fault) => return Err(fault),
         }
+        Ok((connections, source))
+    }
+
+    /// The grants are followed at another server, or in another history of it: what is counted must be counted there.
+    pub fn leave(&self) {
+        let mut state = self.link.state();
+        state.generation += 1;
+        state.shared = None;
     }
 
     async fn attempt(&self, command: &Cmd, deadline: Instant) -> Result<Value, Fault> {
@@ -115,9 +148,19 @@ impl Commands {
             return self.ask(command, target, deadline).await.map(|(_, value)| value);
         }
         if fault.is_about_the_server() {
-            self.discard(&shared, &fault);
+            self.link.discard(&shared, &fault);
         }
         Err(fault)
+    }
+
+    async fn attempt_apart(&self, command: &Cmd, deadline: Instant) -> Result<(Connection, Value), Fault> {
+        let (connection, _) = self.open(None, deadline).await?;
+        match answer(&mut connection.link(), command, deadline).await {
+            Err(Fault::Ask(Some(target))) => {
+                self.ask(command, topology::beside(&connection.node, target), deadline).await
+            }
+            answer => Ok((connection, answer?)),
+        }
     }
 
     /// Sends the command to where a slot is being moved to, which takes it only after `ASKING`.
@@ -136,53 +179,67 @@ impl Commands {
         Ok((connection, value))
     }
 
-    /// A connection of one's own to whoever has the keys, for what takes long.
-    ///
-    /// # Errors
-    /// Nobody has the keys, or cannot be reached.
-    pub async fn exclusive(&self, limit: Duration) -> Result<(Connection, Source), Fault> {
-        let (connection, place) = self.open(None, Instant::now() + limit).await?;
-        let source = Source { owner: connection.link(), target: None, slot: place.slot };
-        Ok((connection, source))
-    }
-
     async fn shared(&self, deadline: Instant) -> Result<Arc<Connection>, Fault> {
-        if let Some(shared) = self.current() {
+        if let Some(shared) = self.link.state().shared.clone() {
             return Ok(shared);
         }
-        let turn = timeout_at(deadline, self.opening.acquire()).await.map_err(|_| Fault::TimedOut)?;
-        let _turn = turn.map_err(|error| Fault::Other(error.to_string()))?;
-        // Whoever had the turn before may have opened it.
-        if let Some(shared) = self.current() {
-            return Ok(shared);
-        }
-        let (connection, place) = self.open(None, deadline).await?;
-        let mut state = self.state();
-        state.known.clone_from(&place.others);
-        let shared = Arc::new(connection);
-        state.shared = Some(Arc::clone(&shared));
-        Ok(shared)
+        let opened = self.runtime.spawn(Arc::clone(&self.link).share());
+        arrived(deadline, opened).await
     }
 
     /// To `node`, or to whoever has the keys.
     async fn open(&self, node: Option<Node>, deadline: Instant) -> Result<(Connection, Place), Fault> {
-        let (config, keys) = (Arc::clone(&self.config), self.keys.clone());
-        let known = self.state().known.clone();
-        let limit = deadline.saturating_duration_since(Instant::now());
-        let opened = self.runtime.spawn(async move {
-            let place = match node {
-                Some(node) => Place { node, slot: None, others: Vec::new() },
-                None => topology::resolve(&config, &keys, &known).await?,
-            };
-            let connection = connect::open(&config, &place.node, Login::Store, limit, None).await?;
-            Ok((connection, place))
-        });
-        let opened = timeout_at(deadline, opened).await.map_err(|_| Fault::TimedOut)?;
-        opened.map_err(|error| Fault::Other(error.to_string()))?
+        let link = Arc::clone(&self.link);
+        let opened = self.runtime.spawn(async move { link.open(node).await });
+        arrived(deadline, opened).await
+    }
+}
+
+/// Nothing was sent yet: whoever cannot wait for the connection knows that nothing was done.
+async fn arrived<T>(
+    deadline: Instant,
+    opened: tokio::task::JoinHandle<Result<T, Fault>>,
+) -> Result<T, Fault> {
+    let late = || Fault::Unreachable("no connection in time".to_owned());
+    let opened = timeout_at(deadline, opened).await.map_err(|_| late())?;
+    opened.map_err(|error| Fault::Other(error.to_string()))?
+}
+
+impl Link {
+    async fn share(self: Arc<Self>) -> Result<Arc<Connection>, Fault> {
+        let _turn = self.opening.acquire().await.map_err(|error| Fault::Other(error.to_string()))?;
+        let generation = {
+            let state = self.state();
+            // Whoever had the turn before may have opened it.
+            if let Some(shared) = &state.shared {
+                return Ok(Arc::clone(shared));
+            }
+            state.generation
+        };
+        let (connection, place) = self.open(None).await?;
+        let shared = Arc::new(connection);
+        let mut state = self.state();
+        state.known = place.others;
+        if state.generation == generation {
+            state.shared = Some(Arc::clone(&shared));
+            return Ok(shared);
+        }
+        Err(Fault::Unreachable("the store has moved meanwhile".to_owned()))
     }
 
-    fn current(&self) -> Option<Arc<Connection>> {
-        self.state().shared.clone()
+    async fn open(&self, node: Option<Node>) -> Result<(Connection, Place), Fault> {
+        let opened = async {
+            let known = self.state().known.clone();
+            let place = match node {
+                Some(node) => Place { node, slot: None, others: Vec::new() },
+                None => topology::resolve(&self.config, &self.keys, &known).await?,
+            };
+            let connection =
+                connect::open(&self.config, &place.node, Login::Store, OPEN_TIMEOUT, None).await?;
+            Ok((connection, place))
+        };
+        let late = |_| Fault::Unreachable("no connection in time".to_owned());
+        tokio::time::timeout(OPEN_TIMEOUT, opened).await.map_err(late)?
     }
 
     fn discard(&self, shared: &Arc<Connection>, fault: &Fault) {
@@ -205,7 +262,7 @@ impl Commands {
 async fn persist<T, A: Future<Output = Result<T, Fault>>>(
     patience: Patience,
     attempt: impl Fn(Instant) -> A,
-) -> Result<(T, bool), Fault> {
+) -> Result<(T, bool), Failure> {
     let deadline = Instant::now() + patience.total;
     let mut was_repeated = false;
     loop {
@@ -216,10 +273,10 @@ async fn persist<T, A: Future<Output = Result<T, Fault>>>(
         // A second silence is no accident: then the caller learns that nobody knows.
         let is_hopeless = was_repeated && fault.is_unknown();
         let is_worth_it = fault.is_about_the_server() || matches!(fault, Fault::TryAgain);
-        if !is_worth_it || is_hopeless || Instant::now() + PAUSE >= deadline {
-            return Err(fault);
-        }
         was_repeated |= fault.is_unknown();
+        if !is_worth_it || is_hopeless || Instant::now() + PAUSE >= deadline {
+            return Err(Failure { fault, may_be_done: was_repeated });
+        }
         sleep(PAUSE).await;
     }
 }
@@ -232,4 +289,42 @@ async fn answer(link: &mut MultiplexedConnection, command: &Cmd, deadline: Insta
 
 fn typed<T: FromRedisValue>(value: Value) -> Result<T, Fault> {
     redis::from_redis_value(value).map_err(|error| Fault::Other(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    /// What comes of attempts that end like this, one after the other: how many there were, and whether it may be done.
+    async fn of(faults: Vec<Fault>) -> (usize, Result<bool, (&'static str, bool)>) {
+        let total = faults.len();
+        let faults = RefCell::new(faults.into_iter());
+        let attempt = |_| {
+            let fault = faults.borrow_mut().next();
+            async move { fault.map_or(Ok(()), Err) }
+        };
+        let patience = Patience { total: Duration::from_secs(1), answer: Duration::from_secs(1) };
+        let outcome = persist(patience, attempt).await;
+        let outcome = outcome
+            .map(|((), was_repeated)| was_repeated)
+            .map_err(|failure| (failure.fault.code(), failure.may_be_done));
+        (total - faults.borrow().len(), outcome)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_not_sent_is_sent_and_what_may_be_done_is_said_to_be() {
+        let gone = || Fault::Unreachable(String::new());
+        let lost = || Fault::Link(String::new());
+        assert_eq!(of(vec![]).await, (0, Ok(false)));
+        assert_eq!(of(vec![gone(), gone(), Fault::NotMaster]).await, (3, Ok(false)));
+        assert_eq!(of(vec![Fault::TimedOut]).await, (1, Ok(true)));
+        assert_eq!(of(vec![lost(), gone(), Fault::TimedOut]).await, (3, Err(("timeout", true))));
+        let refused = Fault::OutOfMemory(String::new());
+        assert_eq!(of(vec![lost(), refused]).await, (2, Err(("out_of_memory", true))));
+        assert_eq!(of(vec![Fault::Login(String::new())]).await, (1, Err(("login", false))));
+        let never = std::iter::repeat_with(gone).take(1000).collect();
+        assert_eq!(of(never).await.1, Err(("unreachable", false)));
+    }
 }

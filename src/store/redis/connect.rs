@@ -79,9 +79,12 @@ pub async fn open(
     limit: Duration,
     on_push: Option<PushHandler>,
 ) -> Result<Connection, Fault> {
-    tokio::time::timeout(limit, open_unbounded(config, node, login, on_push))
-        .await
-        .map_err(|_| Fault::TimedOut)?
+    let opened = tokio::time::timeout(limit, open_unbounded(config, node, login, on_push)).await;
+    match opened {
+        Err(_) => Err(Fault::Unreachable(format!("{node}: no answer in time"))),
+        Ok(Err(fault)) if fault.is_unknown() => Err(Fault::Unreachable(format!("{node}: {fault}"))),
+        Ok(opened) => opened,
+    }
 }
 
 async fn open_unbounded(
@@ -99,7 +102,7 @@ async fn open_unbounded(
             Ok(())
         });
     }
-    let lost = |error: std::io::Error| Fault::Link(format!("{node}: {error}"));
+    let lost = |error: std::io::Error| Fault::Unreachable(format!("{node}: {error}"));
     let (link, driver) = match node {
         Node::Unix(path) => drive(&info, UnixStream::connect(path).await.map_err(lost)?, options).await?,
         Node::Tcp { host, port } => {

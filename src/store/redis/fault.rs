@@ -7,8 +7,11 @@ use super::url::Node;
 
 #[derive(Debug, Error)]
 pub enum Fault {
-    /// Refused, reset or closed. What was sent may have been done.
+    /// Nobody to send to. Nothing was sent.
     #[error("no connection: {0}")]
+    Unreachable(String),
+    /// Reset or closed. What was sent may have been done.
+    #[error("the connection was lost: {0}")]
     Link(String),
     /// What was sent may have been done.
     #[error("no answer in time")]
@@ -48,6 +51,19 @@ pub enum Fault {
     Other(String),
 }
 
+/// A command that failed, and whether it may have been carried out all the same, by this attempt or an earlier one.
+#[derive(Debug)]
+pub struct Failure {
+    pub fault: Fault,
+    pub may_be_done: bool,
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self { may_be_done: fault.is_unknown(), fault }
+    }
+}
+
 fn hint(node: Option<&Node>) -> String {
     node.map_or_else(String::new, |node| format!(" ({node})"))
 }
@@ -57,6 +73,7 @@ impl Fault {
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
+            Self::Unreachable(_) => "unreachable",
             Self::Link(_) => "link",
             Self::TimedOut => "timeout",
             Self::File { .. } => "file",

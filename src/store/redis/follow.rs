@@ -10,12 +10,13 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::connect::{self, Connection, Login, PushHandler};
 use super::fault::Fault;
-use super::read::Source;
+use super::read::{Source, Target};
 use super::server::{self, Replication};
 use super::session::{Change, History, Session, SessionEnd};
 use super::topology;
 use super::url::Node;
 use super::{RedisConfig, RedisStore};
+use crate::clock::Now;
 
 /// Upper bounds; with a smaller `max_staleness` both shrink, so that a lost heartbeat is noticed before it matters.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
@@ -123,7 +124,7 @@ struct Opened {
     target: Option<Connection>,
     slot: Option<u16>,
     /// Before tracking began: what was acknowledged before it is in the copy.
-    started: crate::clock::Now,
+    started: Now,
 }
 
 async fn open(
@@ -135,41 +136,60 @@ async fn open(
     if !place.others.is_empty() {
         lessons.known = place.others;
     }
-    // The history is asked on the connection that is tracked, and the session that takes its pushes belongs to a
-    // history: so pushes find their session through a cell. None come before tracking is on.
-    let cell: Arc<std::sync::OnceLock<Arc<Session>>> = Arc::default();
+    // The histories are asked on the connections that are tracked, and the session that takes their pushes belongs to
+    // the histories: so pushes find their session through a cell. None come before tracking is on.
+    let cell: Cell = Arc::default();
     let owner = connect(&store.config, &place.node, &cell).await?;
-    let mut link = owner.link();
-    let server::Greeting { replication, is_cluster, concerns } = soon(server::greet(&mut link)).await?;
-    if !replication.is_master {
-        return Err(Fault::NotMaster.into());
-    }
-    if is_cluster && !store.config.url.is_cluster() {
-        // It would answer MOVED for most prefixes, and for the rest until the slot moves.
-        let advice = "the server is a node of a cluster; name it as redis+cluster://host:port";
-        return Err(Fault::Unfit(advice.to_owned()).into());
-    }
-    store.report_concerns(&concerns);
-    let history =
-        History { name: replication.history.as_str().into(), vanished: Arc::clone(&store.vanished) };
-    let session = Arc::new(Session::new(store.keys.clone(), store.around.clone(), history, changes));
-    let _ = cell.set(Arc::clone(&session));
+    let greeting = greet(store, &owner).await?;
+    store.report_concerns(&greeting.concerns);
+    let mut history = greeting.replication.history;
     let target = match &lessons.target {
         Some(node) => Some(connect(&store.config, node, &cell).await?),
         None => None,
     };
+    if let Some(target) = &target {
+        // What is read at both belongs to the history of both.
+        history = joined(&history, &greet(store, target).await?.replication.history);
+    }
+    let history = History { name: history.into(), vanished: Arc::clone(&store.vanished) };
+    let session = Arc::new(Session::new(store.keys.clone(), store.around.clone(), history, changes));
+    let _ = cell.set(Arc::clone(&session));
     let started = store.around.clock.now();
     for connection in std::iter::once(&owner).chain(&target) {
-        soon(track(&mut connection.link(), store.keys.grant_prefix())).await?;
+        let tracked = soon(track(&mut connection.link(), store.keys.grant_prefix())).await;
+        tracked.inspect_err(|_| session.close())?;
     }
     Ok(Opened { session, owner, target, slot: place.slot, started })
 }
 
-async fn connect(
-    config: &RedisConfig,
-    node: &Node,
-    cell: &Arc<std::sync::OnceLock<Arc<Session>>>,
-) -> Result<Connection, Fault> {
+fn joined(owner: &str, target: &str) -> String {
+    format!("{owner}+{target}")
+}
+
+async fn greet(store: &RedisStore, connection: &Connection) -> Result<server::Greeting, Fault> {
+    let greeting = soon(server::greet(&mut connection.link())).await?;
+    if !greeting.replication.is_master {
+        return Err(Fault::NotMaster);
+    }
+    if greeting.replication.history.is_empty() {
+        return Err(Fault::Unfit(
+            "the server names no master_replid, by which lost revocations are told from new grants"
+                .to_owned(),
+        ));
+    }
+    if greeting.is_cluster && !store.config.url.is_cluster() {
+        // It would answer MOVED for most prefixes, and for the rest until the slot moves.
+        return Err(Fault::Unfit(
+            "the server is a node of a cluster; name it as redis+cluster://host:port".to_owned(),
+        ));
+    }
+    Ok(greeting)
+}
+
+/// Filled when the session is there that its connections belong to.
+type Cell = Arc<std::sync::OnceLock<Arc<Session>>>;
+
+async fn connect(config: &RedisConfig, node: &Node, cell: &Cell) -> Result<Connection, Fault> {
     let cell = Arc::clone(cell);
     let handler: PushHandler = Box::new(move |push| {
         if let Some(session) = cell.get() {
@@ -200,10 +220,14 @@ async fn hold(
     mut changes: mpsc::UnboundedReceiver<Change>,
 ) -> Result<Infallible, SessionEnd> {
     let Opened { session, owner, target, slot, started } = opened;
-    let source =
-        || Source { owner: owner.link(), target: target.as_ref().map(Connection::link), slot: *slot };
+    let source = || Source {
+        owner: owner.link(),
+        target: target.as_ref().map(|target| Target { node: target.node.clone(), link: target.link() }),
+        slot: *slot,
+    };
+    let mut for_settling = source();
     // With replicas required, freshness is the heartbeat's to give: it knows how many there are.
-    let confirm = |copied: crate::clock::Now| {
+    let confirm = |copied: Now| {
         if store.config.require_replicas == 0 {
             session.confirm(copied);
         }
@@ -225,7 +249,7 @@ async fn hold(
     tokio::select! {
         end = heartbeat(store, session, source()) => end,
         end = work => end,
-        never = store.settle_in(session.history()) => match never {},
+        never = store.settle_in(session.history(), &mut for_settling) => match never {},
     }
 }
 
@@ -235,7 +259,8 @@ async fn heartbeat(
     mut source: Source,
 ) -> Result<Infallible, SessionEnd> {
     let period = HEARTBEAT_INTERVAL.min(store.config.max_staleness / 4);
-    let mut is_short_of_replicas = false;
+    // Since when there have been too few replicas.
+    let mut short_since: Option<Now> = None;
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -249,19 +274,25 @@ async fn heartbeat(
         if replication.history != session.history() {
             return Err(SessionEnd::HistoryChanged);
         }
-        let good = replication.replicas_within(store.config.max_lag);
+        let RedisConfig { require_replicas: needed, max_lag, max_staleness, .. } = &*store.config;
+        let good = replication.replicas_within(*max_lag);
         store.around.metrics.set_store_replicas(good);
         store.note_replicas(replication.replicas());
-        if good >= store.config.require_replicas {
+        if good >= *needed {
             session.confirm(sent);
+            if short_since.take().is_some() {
+                store.around.replica.set_trouble(None);
+            }
+            continue;
         }
         // A master that its replicas do not hear of may be one that they have replaced.
-        let was_short = std::mem::replace(&mut is_short_of_replicas, good < store.config.require_replicas);
-        if is_short_of_replicas != was_short {
-            let RedisConfig { require_replicas: needed, max_lag, .. } = &*store.config;
-            let trouble = format!("the master has {good} of {needed} required replicas within {max_lag:?}");
-            store.around.replica.set_trouble(is_short_of_replicas.then_some(trouble));
+        let trouble = format!("the master has {good} of {needed} required replicas within {max_lag:?}");
+        let since = *short_since.get_or_insert(sent);
+        if store.config.url.has_sentinels() && sent.boot.since(since.boot) > *max_staleness {
+            // The sentinels know by whom.
+            return Err(Fault::Unready(trouble).into());
         }
+        store.around.replica.set_trouble(Some(trouble));
     }
 }
 
@@ -269,25 +300,31 @@ async fn heartbeat(
 async fn beat(store: &RedisStore, source: &mut Source) -> Result<Replication, Fault> {
     let mut pipeline = redis::pipe();
     pipeline.ignore_errors();
-    pipeline.cmd("GET").arg(store.keys.heartbeat());
+    // Of whatever is there, and however large it is, PTTL reads nothing.
+    pipeline.cmd("PTTL").arg(store.keys.heartbeat());
     pipeline.cmd("INFO").arg("replication").cmd("TIME");
     let sent = std::time::SystemTime::now();
     let answers: Vec<redis::RedisResult<redis::Value>> = pipeline.query_async(&mut source.owner).await?;
     let mut answers = answers.into_iter();
     let mut next = || answers.next().unwrap_or(Ok(redis::Value::Nil));
     let (read, info, time) = (next(), next(), next());
+    note_clock_skew(store, time, sent);
+    let info: String = redis::from_redis_value(info?).map_err(|error| Fault::Other(error.to_string()))?;
+    let mut replication = Replication::parse(&info);
     match (read.map_err(Fault::from), &mut source.target) {
         (Ok(_) | Err(Fault::Ask(_)), Some(target)) => {
             let mut pipeline = redis::pipe();
-            pipeline.cmd("ASKING").ignore().cmd("GET").arg(store.keys.heartbeat()).ignore();
-            pipeline.query_async::<()>(target).await?;
+            pipeline.cmd("ASKING").ignore().cmd("PTTL").arg(store.keys.heartbeat()).ignore();
+            pipeline.cmd("INFO").arg("replication");
+            let (info,): (String,) = pipeline.query_async(&mut target.link).await?;
+            let at_target = Replication::parse(&info);
+            replication.is_master &= at_target.is_master;
+            replication.history = joined(&replication.history, &at_target.history);
         }
         (Ok(_), None) => {}
         (Err(fault), _) => return Err(fault),
     }
-    note_clock_skew(store, time, sent);
-    let info: String = redis::from_redis_value(info?).map_err(|error| Fault::Other(error.to_string()))?;
-    Ok(Replication::parse(&info))
+    Ok(replication)
 }
 
 /// Told and measured, never used for a decision.

@@ -5,6 +5,8 @@ use redis::{Pipeline, RedisResult, Value};
 
 use super::fault::Fault;
 use super::keys::Keys;
+use super::topology;
+use super::url::Node;
 use crate::grant::Refusal;
 use crate::store::record::{MAX_VALUE_BYTES, Ttl};
 
@@ -17,8 +19,13 @@ const SCAN_COUNT: usize = 1000;
 pub struct Source {
     pub owner: MultiplexedConnection,
     /// Where the slot is being moved to: asked for what the owner no longer has.
-    pub target: Option<MultiplexedConnection>,
+    pub target: Option<Target>,
     pub slot: Option<u16>,
+}
+
+pub struct Target {
+    pub node: Node,
+    pub link: MultiplexedConnection,
 }
 
 /// What a key held when it was read.
@@ -27,6 +34,12 @@ pub enum ReadValue {
     Absent,
     Present { bytes: Vec<u8>, ttl: Ttl },
     Refused(Refusal),
+}
+
+impl Target {
+    pub fn is(&self, node: Option<&Node>) -> bool {
+        node.is_none_or(|node| topology::beside(&self.node, node.clone()) == self.node)
+    }
 }
 
 impl Source {
@@ -38,7 +51,10 @@ impl Source {
         for (index, reply) in replies.into_iter().enumerate() {
             match reply {
                 Ok(value) => values.push(value),
-                Err(Fault::Ask(_)) if self.target.is_some() => {
+                // To a third node the slot cannot be on its way; then this is another move than the one we follow.
+                Err(Fault::Ask(node))
+                    if self.target.as_ref().is_some_and(|target| target.is(node.as_ref())) =>
+                {
                     moved.push(index);
                     values.push(ReadValue::Absent);
                 }
@@ -46,7 +62,7 @@ impl Source {
                 Err(fault) => return Err(fault),
             }
         }
-        if let Some(target) = &mut self.target {
+        if let Some(Target { link: target, .. }) = &mut self.target {
             let asked: Vec<&str> = moved.iter().map(|index| keys[*index].as_ref()).collect();
             for (index, reply) in moved.iter().zip(read_at(target, &asked, Redirected::Yes).await?) {
                 values[*index] = reply?;
@@ -83,7 +99,9 @@ impl Listing {
             (Step::Owner(slot), _) => {
                 (keys_in_slot(&mut source.owner, slot, keys).await?, Step::Target(slot))
             }
-            (Step::Target(slot), Some(target)) => (keys_in_slot(target, slot, keys).await?, Step::Done),
+            (Step::Target(slot), Some(target)) => {
+                (keys_in_slot(&mut target.link, slot, keys).await?, Step::Done)
+            }
             (Step::Target(_) | Step::Done, _) => return Ok(None),
         };
         self.0 = next;
@@ -107,10 +125,10 @@ async fn keys_in_slot(
     slot: u16,
     keys: &Keys,
 ) -> Result<Vec<String>, Fault> {
-    let cluster = |command: &str| redis::cmd("CLUSTER").arg(command).arg(slot).take();
-    let count: u64 = cluster("COUNTKEYSINSLOT").query_async(server).await?;
-    // What is added in between is announced.
-    let found: Vec<Vec<u8>> = cluster("GETKEYSINSLOT").arg(count).query_async(server).await?;
+    // All of them at once: counters come and go meanwhile, and of a smaller number the grants might be left out.
+    let mut list = redis::cmd("CLUSTER");
+    list.arg("GETKEYSINSLOT").arg(slot).arg(i32::MAX);
+    let found: Vec<Vec<u8>> = list.query_async(server).await?;
     Ok(found.iter().map(|key| text(key)).filter(|key| keys.grant_id(key).is_some()).collect())
 }
 

@@ -5,15 +5,19 @@
 //! first: at a revocation the deletion, at a creation the record of it.
 
 /// A new grant, recorded before it exists, so that no grant is without a record. Refused as a whole when the server
-/// is out of memory.
+/// is out of memory. The memory of the call keeps its repeat from giving again what was revoked in between.
 ///
-/// KEYS: grant, audit stream, audit number · ARGV: id, entries the stream keeps, longest value recorded, value, TTL in ms
+/// KEYS: grant, audit stream, audit number, memory of this call
+/// ARGV: id, entries the stream keeps, longest value recorded, value, TTL in ms, how long the call is remembered in ms
 /// Answers the number of the record, or 0 if there is such a grant.
 pub const CREATE: &str = r"#!lua
+local before = redis.call('GET', KEYS[4])
+if before then return tonumber(before) end
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 local recorded = ARGV[4]
 if #recorded > tonumber(ARGV[3]) then recorded = 'sha1:' .. redis.sha1hex(recorded) end
 local n = redis.call('INCR', KEYS[3])
+redis.call('SET', KEYS[4], n, 'PX', ARGV[6])
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*',
   'n', n, 'type', 'grant.created', 'grant', ARGV[1], 'value', recorded)
 redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5])

@@ -200,6 +200,13 @@ impl Session {
         let _ = self.changes.send(self.suspect(std::iter::once(self.keys.grant(id))));
     }
 
+    /// A grant that this process has revoked: out of use without waiting for the push, and remembered.
+    pub fn forget(&self, id: &GrantId) {
+        if let Some(grant) = self.around.replica.remove(id.as_str()) {
+            self.remember(&[grant]);
+        }
+    }
+
     fn on_flushed(&self) -> Change {
         let mut tokens = self.tokens();
         if self.is_closed() {

@@ -55,8 +55,9 @@ async fn soon<T>(answer: impl Future<Output = Result<T, Fault>>) -> Result<T, Fa
     tokio::time::timeout(RESOLVE_TIMEOUT, answer).await.map_err(|_| Fault::TimedOut)?
 }
 
-/// All of them, at once: one that was cut off from the others still names the master of before. The newest
-/// configuration is the one with the highest epoch, which only a majority can raise.
+/// All of them, at once, until most have answered: one that was cut off from the others still names the master of
+/// before, and one that is silent must not be waited for. The newest configuration is the one with the highest epoch,
+/// which only a majority can raise.
 async fn ask_sentinels(config: &Arc<RedisConfig>, sentinels: &[Node], master: &str) -> Result<Place, Fault> {
     let mut asked = JoinSet::new();
     for sentinel in sentinels {
@@ -65,7 +66,11 @@ async fn ask_sentinels(config: &Arc<RedisConfig>, sentinels: &[Node], master: &s
     }
     let mut newest: Option<(u64, Node)> = None;
     let mut last = Fault::Unfit("no sentinel is named".to_owned());
-    while let Some(answer) = asked.join_next().await {
+    let mut answered = 0;
+    while answered <= sentinels.len() / 2
+        && let Some(answer) = asked.join_next().await
+    {
+        answered += usize::from(matches!(answer, Ok(Ok(_))));
         match answer {
             Ok(Ok((epoch, node))) if newest.as_ref().is_none_or(|(newest, _)| epoch > *newest) => {
                 newest = Some((epoch, node));

@@ -102,6 +102,11 @@ impl FromStr for RedisUrl {
 
 impl RedisUrl {
     #[must_use]
+    pub fn has_sentinels(&self) -> bool {
+        matches!(self.topology, Topology::Sentinel { .. })
+    }
+
+    #[must_use]
     pub fn is_cluster(&self) -> bool {
         matches!(self.topology, Topology::Cluster { .. })
     }

@@ -27,10 +27,15 @@ pub struct Vanished {
 
 #[derive(Debug)]
 struct Entry {
-    /// Hashes of the values that are no more.
-    documents: Vec<u64>,
+    versions: Vec<Version>,
     /// Until then it could have lived; after that it is not accepted for its TTL.
     until: BootTime,
+}
+
+/// A value that is no more.
+#[derive(Debug)]
+struct Version {
+    hash: u64,
     /// `master_replid` of the server when it vanished; none once it was found back in another, for then it stays
     /// refused whatever history is next.
     history: Option<Arc<str>>,
@@ -60,20 +65,23 @@ impl Vanished {
                 return Err(Forgotten);
             }
         }
-        let document = self.hasher.hash_one(&*grant.document);
+        let hash = self.hasher.hash_one(&*grant.document);
         let until = grant.lifetime.deadline;
-        let entry = self.entries.entry(grant.id.clone()).or_insert_with(|| Entry {
-            documents: Vec::with_capacity(1),
-            until,
-            history: None,
-        });
-        entry.history = Some(Arc::clone(history));
+        let entry = self
+            .entries
+            .entry(grant.id.clone())
+            .or_insert_with(|| Entry { versions: Vec::with_capacity(1), until });
         entry.until = entry.until.max(until);
-        if !entry.documents.contains(&document) {
-            if entry.documents.len() == MAX_VERSIONS {
-                entry.documents.remove(0);
+        match entry.versions.iter_mut().find(|version| version.hash == hash) {
+            Some(Version { history: Some(known), .. }) => *known = Arc::clone(history),
+            // Refused already, and not to be forgiven for vanishing once more.
+            Some(_) => {}
+            None => {
+                if entry.versions.len() == MAX_VERSIONS {
+                    entry.versions.remove(0);
+                }
+                entry.versions.push(Version { hash, history: Some(Arc::clone(history)) });
             }
-            entry.documents.push(document);
         }
         Ok(())
     }
@@ -81,18 +89,20 @@ impl Vanished {
     /// Whether a grant that was read may be used, or is one that came back.
     pub fn admits(&mut self, grant: &Grant, history: &Arc<str>, now: Now) -> bool {
         let Some(entry) = self.entries.get_mut(&grant.id) else { return true };
-        let document = self.hasher.hash_one(&*grant.document);
-        let Some(version) = entry.documents.iter().position(|known| *known == document) else { return true };
+        let hash = self.hasher.hash_one(&*grant.document);
+        let Some(index) = entry.versions.iter().position(|version| version.hash == hash) else { return true };
         let is_over = entry.until.since(now.boot).is_zero();
-        let was_never_lost = entry.history.as_ref().is_some_and(|seen| seen == history);
+        let was_never_lost = entry.versions[index].history.as_ref().is_some_and(|seen| seen == history);
         if is_over || was_never_lost {
-            entry.documents.remove(version);
-            if entry.documents.is_empty() {
+            entry.versions.remove(index);
+            if entry.versions.is_empty() {
                 self.entries.remove(&grant.id);
             }
             return true;
         }
-        entry.history = None;
+        entry.versions[index].history = None;
+        // It may have been extended after it was last read, before it was revoked.
+        entry.until = entry.until.max(grant.lifetime.deadline);
         false
     }
 
@@ -126,6 +136,11 @@ mod tests {
         assert!(!vanished.admits(&one, &history("second"), NOW), "also the second time in that history");
         assert!(!vanished.admits(&one, &history("first"), NOW), "and back in the first");
         assert!(vanished.admits(&one, &history("second"), later(5_000)));
+        // Extended before it was revoked, while nobody listened.
+        let extended = grant("c", "user:alice", 9_000);
+        vanished.remember(&grant("c", "user:alice", 2_000), &history("first"), NOW).unwrap();
+        assert!(!vanished.admits(&extended, &history("second"), later(1_000)));
+        assert!(!vanished.admits(&extended, &history("second"), later(3_000)));
         assert!(vanished.admits(&grant("b", "user:alice", 5_000), &history("second"), NOW));
     }
 
@@ -149,6 +164,18 @@ mod tests {
         vanished.remember(&narrowed, &history("second"), NOW).unwrap();
         assert!(!vanished.admits(&one, &history("third"), NOW));
         assert!(!vanished.admits(&narrowed, &history("third"), NOW));
+    }
+
+    #[test]
+    fn a_narrowing_that_was_lost_stays_refused_when_its_successor_vanishes() {
+        let mut vanished = Vanished::new(10);
+        let wide = grant("a", "user:alice", 5_000);
+        let narrow = Grant { document: "{ }".into(), ..wide.clone() };
+        vanished.remember(&wide, &history("first"), NOW).unwrap();
+        assert!(!vanished.admits(&wide, &history("second"), NOW));
+        vanished.remember(&narrow, &history("second"), NOW).unwrap();
+        vanished.remember(&wide, &history("second"), NOW).unwrap();
+        assert!(!vanished.admits(&wide, &history("second"), NOW));
     }
 
     #[test]

@@ -265,14 +265,17 @@ pub struct Sentinel {
 
 impl Sentinel {
     pub fn start(master: u16) -> Option<Self> {
-        Self::start_with(&format!(
-            "port 26379\nsentinel monitor jit 127.0.0.1 {master} 1\n\
+        Self::start_with(
+            &format!(
+                "port 26379\nsentinel monitor jit 127.0.0.1 {master} 1\n\
              sentinel down-after-milliseconds jit 1000\nsentinel failover-timeout jit 3000\n"
-        ))
+            ),
+            None,
+        )
     }
 
-    /// With the text of its configuration, but for the port.
-    pub fn start_with(config: &str) -> Option<Self> {
+    /// With the text of its configuration, but for the port, and the password in it.
+    pub fn start_with(config: &str, password: Option<&str>) -> Option<Self> {
         let binary = tool("redis-server")?;
         let port = free_port();
         let dir = tempfile::tempdir().unwrap();
@@ -283,7 +286,8 @@ impl Sentinel {
         command.arg(&path).arg("--sentinel").stdout(Stdio::null()).stderr(Stdio::null());
         let sentinel = Self { _process: Process::spawn(&mut command), port, _dir: dir };
         wait_for("the sentinel to know the replica", || {
-            let client = redis::Client::open(format!("redis://127.0.0.1:{port}")).unwrap();
+            let login = password.map(|password| format!(":{password}@")).unwrap_or_default();
+            let client = redis::Client::open(format!("redis://{login}127.0.0.1:{port}")).unwrap();
             let replicas: redis::RedisResult<Vec<redis::Value>> =
                 redis::cmd("SENTINEL").arg(&["REPLICAS", "jit"]).query(&mut client.get_connection().ok()?);
             replicas.is_ok_and(|replicas| !replicas.is_empty()).then_some(())
