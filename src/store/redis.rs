@@ -253,28 +253,26 @@ impl RedisStore {
         // An answer that does not come leaves time for the same question on another connection.
         let patience = Patience { total: within, answer: within / 2 };
         let (outcome, at): (String, usize) = self.commands.run(&command, patience).await?.value;
-        let grant = || at.checked_sub(1).and_then(|index| grants.get(index)).map(|limited| &limited.grant);
-        let unexpected = || StoreError::unavailable(format!("the script answered {outcome} for grant {at}"));
-        Ok(match outcome.as_str() {
-            "taken" => Use::Taken,
-            "exhausted" => Use::Exhausted(grant().ok_or_else(unexpected)?.id.clone()),
-            "gone" => {
-                let grant = grant().ok_or_else(unexpected)?;
-                if grant.lifetime.has_ended(self.around.clock.now()) {
-                    Use::Ended(grant.id.clone())
-                } else {
-                    Use::Revoked(grant.id.clone())
-                }
-            }
+        if outcome == "taken" {
+            return Ok(Use::Taken);
+        }
+        let Some(Limited { grant, .. }) = at.checked_sub(1).and_then(|index| grants.get(index)) else {
+            return Err(StoreError::unavailable(format!("the script answered {outcome} for grant {at}")));
+        };
+        let id = grant.id.clone();
+        match outcome.as_str() {
+            "exhausted" => Ok(Use::Exhausted(id)),
+            // Also where the server's last millisecond has not passed yet.
+            "gone" | "changed" if grant.lifetime.has_ended(self.around.clock.now()) => Ok(Use::Ended(id)),
+            "gone" => Ok(Use::Revoked(id)),
             "changed" => {
-                let id = grant().ok_or_else(unexpected)?.id.clone();
                 if let Some(session) = &*lock(&self.session) {
                     session.reread(&id);
                 }
-                Use::Changed
+                Ok(Use::Changed)
             }
-            _ => return Err(unexpected()),
-        })
+            _ => Err(StoreError::unavailable(format!("the script answered {outcome}"))),
+        }
     }
 
     /// Tries the script on a grant that there is not: it must run when it is needed, over a connection that is there

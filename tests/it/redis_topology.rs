@@ -4,7 +4,8 @@
 use std::time::{Duration, Instant};
 
 use crate::support::daypass::Daypass;
-use crate::support::redis::{Cluster, Flavour, Replicated, Sentinel};
+use crate::support::proxy::Proxy;
+use crate::support::redis::{Cluster, Flavour, Redis, Replicated, Sentinel};
 use crate::support::request::{ALICES_GRANT, alice, reason};
 use crate::support::sidecar::{Settings, Sidecar, until};
 use crate::support::wait_for;
@@ -51,6 +52,30 @@ async fn sentinel_names_the_master_and_then_the_next_one() {
     master.revive();
     until("the old master's demotion", || master.info("role") == "slave").await;
     assert_eq!(sidecar.reason().await, "no_grant");
+}
+
+/// It answers, and calls itself the master; only its replicas and the sentinels know better.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_isolated_master_is_left_for_the_one_that_sentinel_names() {
+    let (Some(isolated), Some(replica)) = (Redis::start(&[]), Redis::start(&[])) else { return };
+    let between = Proxy::to(isolated.port);
+    replica.run::<()>(&format!("REPLICAOF 127.0.0.1 {}", between.port));
+    wait_for("the replica to be online", || isolated.info("slave0").contains("state=online").then_some(()));
+    let Some(sentinel) = Sentinel::start(isolated.port) else { return };
+    let Some(next) = Replicated::start(&[]) else { return };
+    isolated.set("g", ALICES_GRANT, HOUR_MS);
+    next.master.set("g2", &bobs(), HOUR_MS);
+    let settings = Settings { require_replicas: 1, ..quick() };
+    let sidecar = Sidecar::start(&sentinel.url(), settings).in_step().await;
+    sidecar.until_reason("grant").await;
+    let cut = Instant::now();
+    between.hold_all();
+    sentinel.run("SENTINEL REMOVE jit");
+    sentinel.run(&format!("SENTINEL MONITOR jit 127.0.0.1 {} 1", next.master.port));
+    sidecar.until_reason("stale").await;
+    sidecar.until_reason("no_grant").await;
+    println!("an isolated master was left for the next one after {:?}", cut.elapsed());
+    assert!(sidecar.replica.get("g2").is_some());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -144,3 +144,28 @@ fn files_open_with_what_they_are_for_and_stay_readable() {
     }
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
 }
+
+/// What `make sabotage` takes out is still where the patches look for it.
+#[test]
+fn the_sabotage_still_applies() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    if !root.join(".git").exists() {
+        eprintln!("skipped: not a git checkout, and `git apply` looks for one");
+        return;
+    }
+    let patches: Vec<PathBuf> = fs::read_dir(root.join("tests/sabotage"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "patch"))
+        .collect();
+    assert_eq!(patches.len(), 2);
+    for patch in patches {
+        let check = std::process::Command::new("git")
+            .current_dir(root)
+            .args(["apply", "--check"])
+            .arg(&patch)
+            .output();
+        let output = check.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}

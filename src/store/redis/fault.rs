@@ -100,7 +100,15 @@ impl Fault {
     /// Whether another connection, to whoever has the keys now, may succeed where this one did not.
     #[must_use]
     pub const fn is_about_the_server(&self) -> bool {
-        matches!(self, Self::Link(_) | Self::TimedOut | Self::Moved(_) | Self::NotMaster | Self::Unready(_))
+        matches!(
+            self,
+            Self::Unreachable(_)
+                | Self::Link(_)
+                | Self::TimedOut
+                | Self::Moved(_)
+                | Self::NotMaster
+                | Self::Unready(_)
+        )
     }
 }
 

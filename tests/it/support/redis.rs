@@ -295,6 +295,15 @@ impl Sentinel {
         Some(sentinel)
     }
 
+    /// One command, its words separated by spaces.
+    pub fn run(&self, command: &str) {
+        let mut words = command.split(' ');
+        let mut built = redis::cmd(words.next().unwrap());
+        built.arg(words.collect::<Vec<_>>());
+        let client = redis::Client::open(format!("redis://127.0.0.1:{}", self.port)).unwrap();
+        built.query::<()>(&mut client.get_connection().unwrap()).unwrap();
+    }
+
     /// With a sentinel in front that does not answer: one of several is always away.
     pub fn url(&self) -> String {
         format!("redis+sentinel://127.0.0.1:{},127.0.0.1:{}/jit", free_port(), self.port)
