@@ -15,9 +15,7 @@ use common::{Redis, Server, cpu, daypass, find, load_grants, mib};
 use daypass::clock::Clock;
 use daypass::metrics::Metrics;
 use daypass::replica::{Limits, Replica, Staleness};
-use daypass::store::{
-    Ledger, Limited, RedisConfig, RedisStore, RedisTls, SentinelLogin, Store, Surroundings, Use,
-};
+use daypass::store::{Ledger, Limited, RedisConfig, RedisStore, Store, Surroundings, Use};
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request};
 use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
@@ -155,16 +153,7 @@ fn sidecar(url: &str, dir: &std::path::Path) -> (Arc<Replica>, Arc<RedisStore>) 
         clock: Clock::System,
         max_ttl: Duration::from_secs(86_400),
     };
-    let config = RedisConfig {
-        url: url.parse().unwrap(),
-        password_file: None,
-        sentinel: SentinelLogin::default(),
-        tls: RedisTls::default(),
-        key_prefix: "{jit}".to_owned(),
-        max_staleness: Duration::from_secs(2),
-        require_replicas: 0,
-        max_lag: Duration::from_secs(2),
-    };
+    let config = RedisConfig::new(url.parse().unwrap());
     (replica, Arc::new(RedisStore::new(config, Ledger::open(dir).unwrap(), around)))
 }
 

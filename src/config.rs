@@ -130,10 +130,7 @@ pub struct Config {
     pub drain_timeout: Duration,
 }
 
-const DEFAULT_KEY_PREFIX: &str = "{jit}";
 const DEFAULT_DECISION: &str = "envoy/authz/allow";
-/// The longest Redis outage that access survives, and the longest time a revocation may take.
-const DEFAULT_MAX_STALENESS: Duration = Duration::from_secs(2);
 const STALENESS_RANGE: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(30);
 /// Below Envoy's default of 200 ms and the 250 ms of the shipped configurations, so that the answer is ours.
@@ -148,8 +145,6 @@ const DEFAULT_MAX_GRANT_TTL: Duration = Duration::from_secs(24 * 3600);
 const DEFAULT_MAX_GRANTS: usize = 100_000;
 /// A check looks at each of them, at about a microsecond apiece.
 const DEFAULT_MAX_GRANTS_PER_PRINCIPAL: usize = 1_000;
-/// Replicas say every second that they are there; one of them may be late.
-const DEFAULT_MAX_LAG: Duration = Duration::from_secs(2);
 const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// With a minute or less left a retry could outlive the grant by much of its own length.
 const DEFAULT_RETRY_HORIZON: Duration = Duration::from_secs(60);
@@ -204,6 +199,7 @@ fn assemble(args: &ServeArgs, mut file: FileSettings, problems: &mut Vec<Problem
             format!("{api_listen} is not on this machine alone; give `api.tls`, or listen on 127.0.0.1"),
         );
     }
+    check_store_settings(&file, &mut problem);
     let store = store_config(args.store.as_deref().or(file.store.as_deref()), &file, &mut problem);
     let authz = authz_config(args, &mut file, check_timeout, settle_timeout);
     let decision_log = args.decision_log.clone().or(file.decision_log).map(|target| DecisionLogConfig {
@@ -282,16 +278,6 @@ fn store_config(
     file: &FileSettings,
     problem: &mut impl FnMut(&str, String),
 ) -> Option<StoreConfig> {
-    let max_staleness = file.max_staleness.unwrap_or(DEFAULT_MAX_STALENESS);
-    if !STALENESS_RANGE.contains(&max_staleness) {
-        problem("max_staleness", format!("{max_staleness:?} is not between 100ms and 30s"));
-    }
-    let key_prefix = file.key_prefix.clone().unwrap_or_else(|| DEFAULT_KEY_PREFIX.to_owned());
-    if key_prefix.is_empty()
-        || !key_prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b"{}_.:-".contains(&b))
-    {
-        problem("key_prefix", format!("{key_prefix:?} has other characters than A-Z, a-z, 0-9 and {{}}_.:-"));
-    }
     let url = match store_kind(named) {
         Ok(StoreKind::Embedded) => return Some(StoreConfig::Embedded),
         Ok(StoreKind::Memory) => return Some(StoreConfig::Memory),
@@ -301,11 +287,9 @@ fn store_config(
             return None;
         }
     };
-    if url.is_cluster() && !has_hash_tag(&key_prefix) {
-        problem(
-            "key_prefix",
-            format!("{key_prefix:?} has no part in braces, which a cluster needs: {{jit}}"),
-        );
+    if url.is_cluster() && !file.key_prefix.as_deref().is_none_or(has_hash_tag) {
+        let prefix = file.key_prefix.as_deref().unwrap_or_default();
+        problem("key_prefix", format!("{prefix:?} has no part in braces, which a cluster needs: {{jit}}"));
     }
     if !url.has_tls && file.redis.tls != RedisTls::default() {
         problem(
@@ -313,16 +297,28 @@ fn store_config(
             format!("{url} is in clear; write rediss:// (or rediss+...), or leave these settings out"),
         );
     }
+    let defaults = RedisConfig::new(url);
     Some(StoreConfig::Redis(Box::new(RedisConfig {
-        url,
         password_file: file.redis.password_file.clone(),
         sentinel: file.redis.sentinel.clone(),
         tls: file.redis.tls.clone(),
-        key_prefix,
-        max_staleness,
-        require_replicas: file.redis.require_replicas.unwrap_or(0),
-        max_lag: file.redis.max_lag.unwrap_or(DEFAULT_MAX_LAG),
+        key_prefix: file.key_prefix.clone().unwrap_or(defaults.key_prefix),
+        max_staleness: file.max_staleness.unwrap_or(defaults.max_staleness),
+        require_replicas: file.redis.require_replicas.unwrap_or(defaults.require_replicas),
+        max_lag: file.redis.max_lag.unwrap_or(defaults.max_lag),
+        url: defaults.url,
     })))
+}
+
+/// Of the settings that only some stores use: wrong is wrong for all.
+fn check_store_settings(file: &FileSettings, problem: &mut impl FnMut(&str, String)) {
+    if let Some(max_staleness) = file.max_staleness.filter(|given| !STALENESS_RANGE.contains(given)) {
+        problem("max_staleness", format!("{max_staleness:?} is not between 100ms and 30s"));
+    }
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"{}_.:-".contains(&byte);
+    if let Some(prefix) = file.key_prefix.as_deref().filter(|prefix| !prefix.bytes().all(is_allowed)) {
+        problem("key_prefix", format!("{prefix:?} has other characters than A-Z, a-z, 0-9 and {{}}_.:-"));
+    }
 }
 
 /// The part in braces keeps all keys in one cluster slot, without which no script could run there.

@@ -4,6 +4,7 @@
 //! waits for either, with one exception: a use-limited grant, whose uses only the store can count.
 
 mod embedded;
+mod file;
 mod ledger;
 pub mod record;
 mod redis;
@@ -43,8 +44,11 @@ pub enum StoreError {
     Invalid(Refusal),
     #[error(transparent)]
     Full(#[from] NoRoom),
+    /// Nothing was done, and it may be done if it is asked for again.
+    #[error("the store cannot do it now: {0}")]
+    NotNow(String),
     /// Nothing was done, and somebody has to mend something first.
-    #[error("the store has not done it: {0}")]
+    #[error("the store refuses: {0}")]
     Refused(String),
     /// Try again later; nobody knows whether a write happened.
     #[error("the store cannot be reached")]

@@ -151,6 +151,10 @@ fn status(error: &StoreError) -> Status {
         StoreError::NotFound => Status::not_found(error.to_string()),
         StoreError::AlreadyExists => Status::already_exists(error.to_string()),
         StoreError::Full(_) => Status::resource_exhausted(error.to_string()),
+        StoreError::NotNow(_) => {
+            tracing::error!("grant store: {error}");
+            Status::unavailable(format!("{error}; nothing was written"))
+        }
         StoreError::Refused(_) => {
             tracing::error!("grant store: {error}");
             Status::failed_precondition(format!("{error}; nothing was written"))

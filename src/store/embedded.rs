@@ -3,7 +3,6 @@
 //! Every change is committed to disk before it shows in the replica, and both happen under one lock: otherwise a
 //! revocation could be overtaken by the creation it revokes.
 
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,6 +11,7 @@ use jiff::Timestamp;
 use redb::backends::InMemoryBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
+use super::file;
 use super::record::{self, GrantRecord, ReadAt, Ttl};
 use super::{Limited, Revoked, StoreError, StoredGrant, Surroundings, USE_MEMORY, Use, memory_of};
 use crate::clock::Now;
@@ -42,18 +42,7 @@ impl EmbeddedStore {
     /// # Errors
     /// The file cannot be opened: no permission, damaged, or in use by another daypass.
     pub fn open(data_dir: &Path, around: Surroundings) -> Result<Self, StoreError> {
-        let path = data_dir.join(FILE_NAME);
-        let failed =
-            |error: &dyn std::fmt::Display| StoreError::unavailable(format!("{}: {error}", path.display()));
-        // Made with its mode before anything is in it: justifications and tickets are nobody else's business.
-        std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|error| failed(&error))?;
-        let database =
-            Database::builder().set_cache_size(CACHE_BYTES).create(&path).map_err(|error| failed(&error))?;
+        let database = file::open(data_dir, FILE_NAME, CACHE_BYTES)?;
         Self::with(database, around)
     }
 

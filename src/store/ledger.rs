@@ -5,13 +5,12 @@
 //! asked for again too. An entry leaves only when its grant would have ended: that the store knows no such grant may be
 //! because somebody else, or an earlier attempt, has just revoked it.
 
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use jiff::Timestamp;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
-use super::StoreError;
+use super::{StoreError, file};
 use crate::grant::GrantId;
 
 /// Grant id to the millisecond of its end.
@@ -27,18 +26,7 @@ impl Ledger {
     /// # Errors
     /// The file cannot be opened: no permission, damaged, or in use by another daypass.
     pub fn open(data_dir: &Path) -> Result<Self, StoreError> {
-        let path = data_dir.join(FILE_NAME);
-        let failed =
-            |error: &dyn std::fmt::Display| StoreError::unavailable(format!("{}: {error}", path.display()));
-        std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|error| failed(&error))?;
-        let database =
-            Database::builder().set_cache_size(CACHE_BYTES).create(&path).map_err(|error| failed(&error))?;
-        let ledger = Self(database);
+        let ledger = Self(file::open(data_dir, FILE_NAME, CACHE_BYTES)?);
         ledger.write(|_| Ok(()))?;
         Ok(ledger)
     }

@@ -57,6 +57,9 @@ const MAX_RECORDED_BYTES: usize = 1024;
 const COUNTER_LIVES: u32 = 30;
 /// How often the ledger drops what has ended.
 const LEDGER_SWEEP: Duration = Duration::from_secs(60);
+/// Grants that the ledger looks for at once. Their values come over the connection of the heartbeat, which must not
+/// be late for them: 2 MB at most.
+const REAPPLY_BATCH: usize = 32;
 /// Pause after a round of revocations that could not be asked for again.
 const REAPPLY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -74,6 +77,29 @@ pub struct RedisConfig {
     /// replaced.
     pub require_replicas: usize,
     pub max_lag: Duration,
+}
+
+const DEFAULT_KEY_PREFIX: &str = "{jit}";
+/// The longest Redis outage that access survives, and the longest time a revocation may take.
+const DEFAULT_MAX_STALENESS: Duration = Duration::from_secs(2);
+/// Replicas say every second that they are there; one of them may be late.
+const DEFAULT_MAX_LAG: Duration = Duration::from_secs(2);
+
+impl RedisConfig {
+    /// With defaults for all that the URL does not say.
+    #[must_use]
+    pub fn new(url: RedisUrl) -> Self {
+        Self {
+            url,
+            password_file: None,
+            sentinel: SentinelLogin::default(),
+            tls: RedisTls::default(),
+            key_prefix: DEFAULT_KEY_PREFIX.to_owned(),
+            max_staleness: DEFAULT_MAX_STALENESS,
+            require_replicas: 0,
+            max_lag: DEFAULT_MAX_LAG,
+        }
+    }
 }
 
 /// Sentinels have users of their own.
@@ -184,20 +210,29 @@ impl RedisStore {
         let until = self.around.clock.now().wall.checked_add(self.around.max_ttl).unwrap_or(Timestamp::MAX);
         let ids = self.with_ledger(move |ledger| ledger.record(&ids, until).map(|()| ids)).await?;
         let mut revoked = Revoked { replicas: self.replicas.load(Ordering::Relaxed), ..Revoked::default() };
-        let mut last = None;
+        let (mut last, mut failed) = (None, None);
         for id in ids {
-            let ended = self.revoke_one(&id, "grant.revoked").await?;
+            match self.revoke_one(&id, "grant.revoked").await {
+                Ok(Ended::Now(connection)) => last = Some(connection),
+                // Nobody knows on which connection it was written, nor how far it has spread.
+                Ok(Ended::Before) => last = None,
+                Ok(Ended::Never) => continue,
+                // One that cannot be ended now keeps no other alive.
+                Err(error) => {
+                    failed.get_or_insert(error);
+                    continue;
+                }
+            }
             // The push says the same a moment later, and is what the bound rests on.
             if let Some(session) = &*lock(&self.session) {
                 session.forget(&id);
             }
-            match ended {
-                Ended::Now(connection) => last = Some(connection),
-                // Nobody knows on which connection it was written, nor how far it has spread.
-                Ended::Before => last = None,
-                Ended::Never => continue,
-            }
             revoked.ids.push(id);
+        }
+        match failed {
+            Some(error) if revoked.ids.is_empty() => return Err(error),
+            Some(error) => return Err(StoreError::unavailable(error)),
+            None => {}
         }
         if let Some(connection) = last {
             revoked.replicated = wait(&connection, revoked.replicas).await;
@@ -217,11 +252,15 @@ impl RedisStore {
                 }
                 return Ok(Ended::of(deleted, was_repeated, connection));
             }
-            Err(failure) if failure.fault.is_unknown() => return Err(failure.into()),
+            Err(failure) if failure.fault.is_unknown() || matches!(failure.fault, Fault::Unreachable(_)) => {
+                return Err(failure.into());
+            }
             Err(failure) => failure,
         };
         let del = redis::cmd("DEL").arg(self.keys.grant(id)).take();
-        let (connection, answer) = self.commands.run_apart::<u64>(&del, COMMAND).await?;
+        let deleted = self.commands.run_apart::<u64>(&del, COMMAND).await;
+        let (connection, answer) = deleted
+            .map_err(|last| Failure { may_be_done: last.may_be_done || failure.may_be_done, ..last })?;
         tracing::error!(grant = %id, "revoked, but not recorded in the audit stream: {}", failure.fault);
         Ok(Ended::of(answer.value, answer.was_repeated || failure.may_be_done, connection))
     }
@@ -359,17 +398,20 @@ impl RedisStore {
     async fn reapply_revocations(&self, source: &mut Source) -> Result<(), StoreError> {
         let now = self.around.clock.now().wall;
         let ids = self.with_ledger(move |ledger| ledger.unended(now)).await?;
-        for batch in ids.chunks(BATCH) {
+        let mut failed = None;
+        for batch in ids.chunks(REAPPLY_BATCH) {
             for id in self.present(source, batch).await? {
                 tracing::warn!(grant = %id, "the server had lost this revocation; it is asked for again");
                 self.around.metrics.count_reapplied();
-                self.revoke_one(id, "grant.revoked_again").await?;
+                if let Err(error) = self.revoke_one(id, "grant.revoked_again").await {
+                    failed.get_or_insert(error);
+                }
             }
             if let Some(id) = self.present(source, batch).await?.first() {
-                return Err(StoreError::Refused(format!("{id} is still there")));
+                failed.get_or_insert(StoreError::NotNow(format!("{id} is still there")));
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     async fn present<'i>(
@@ -430,7 +472,24 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 impl From<Failure> for StoreError {
     fn from(Failure { fault, may_be_done }: Failure) -> Self {
-        if may_be_done { Self::unavailable(fault) } else { Self::Refused(fault.to_string()) }
+        match fault {
+            fault if may_be_done => Self::unavailable(fault),
+            Fault::Unreachable(_)
+            | Fault::Link(_)
+            | Fault::TimedOut
+            | Fault::Moved(_)
+            | Fault::Ask(_)
+            | Fault::TryAgain
+            | Fault::NotMaster
+            | Fault::Unready(_) => Self::NotNow(fault.to_string()),
+            Fault::File { .. }
+            | Fault::Tls(_)
+            | Fault::Login(_)
+            | Fault::OutOfMemory(_)
+            | Fault::NoReplicas(_)
+            | Fault::Unfit(_)
+            | Fault::Other(_) => Self::Refused(fault.to_string()),
+        }
     }
 }
 

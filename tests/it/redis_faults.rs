@@ -22,6 +22,22 @@ async fn following(redis: &Redis) -> Sidecar {
     Sidecar::start(&redis.url(), quick()).in_step().await
 }
 
+/// That many grants of as many others.
+fn fill(redis: &Redis, count: usize) {
+    let mut pipeline = redis::pipe();
+    for number in 0..count {
+        let value = ALICES_GRANT.replace("alice", &format!("u-{number}"));
+        pipeline
+            .cmd("SET")
+            .arg(format!("{{jit}}:grant:g-{number}"))
+            .arg(value)
+            .arg("PX")
+            .arg(HOUR_MS)
+            .ignore();
+    }
+    pipeline.query::<()>(&mut redis.connect()).unwrap();
+}
+
 /// Asks until nothing is allowed any more, and holds the last allow against the bound: a check that *began* more than
 /// `max_staleness` after the revocation was acknowledged must deny, whatever the machine was doing.
 async fn no_allow_later_than_the_bound(sidecar: &Sidecar, acknowledged: Instant) -> Duration {
@@ -207,18 +223,7 @@ async fn a_slow_server_denies_nobody_below_the_bound() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_killed_in_the_middle_of_a_copy() {
     let Some(redis) = Redis::start(&[]) else { return };
-    let mut pipeline = redis::pipe();
-    for number in 0..5_000 {
-        let value = ALICES_GRANT.replace("alice", &format!("u-{number}"));
-        pipeline
-            .cmd("SET")
-            .arg(format!("{{jit}}:grant:g-{number}"))
-            .arg(value)
-            .arg("PX")
-            .arg(HOUR_MS)
-            .ignore();
-    }
-    pipeline.query::<()>(&mut redis.connect()).unwrap();
+    fill(&redis, 5_000);
     let sidecar = Sidecar::start(&redis.url(), Settings::default());
     for _ in 0..30 {
         redis.run::<u64>("CLIENT KILL TYPE normal SKIPME yes");
@@ -560,18 +565,7 @@ async fn a_sidecar_that_slept_allows_nothing_from_before() {
     daypass.process.signal("-STOP");
     redis.del("g");
     let acknowledged = Instant::now();
-    let mut pipeline = redis::pipe();
-    for number in 0..20_000 {
-        let value = ALICES_GRANT.replace("alice", &format!("u-{number}"));
-        pipeline
-            .cmd("SET")
-            .arg(format!("{{jit}}:grant:g-{number}"))
-            .arg(value)
-            .arg("PX")
-            .arg(HOUR_MS)
-            .ignore();
-    }
-    pipeline.query::<()>(&mut redis.connect()).unwrap();
+    fill(&redis, 20_000);
     std::thread::sleep(STALENESS.saturating_sub(acknowledged.elapsed()) + Duration::from_millis(200));
     daypass.process.signal("-CONT");
     let began = Instant::now();

@@ -156,6 +156,28 @@ async fn follow_a_move(cluster: &Cluster) {
     sidecar.until_reason("no_grant").await;
 }
 
+/// With all grants moved and the slot not yet, the old owner lists none. A session that hears only that must not believe
+/// them gone: later it would refuse them as brought back from the dead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_that_is_interrupted_loses_nothing() {
+    let Some(cluster) = Cluster::start(Flavour::Redis) else { return };
+    cluster.nodes[0].set("g", ALICES_GRANT, HOUR_MS);
+    let sidecar = Sidecar::start(&cluster.url(), quick()).in_step().await;
+    sidecar.until_reason("grant").await;
+    cluster.begin_move(0, 1);
+    cluster.migrate(0, 1, "{jit}:grant:g");
+    for _ in 0..10 {
+        sidecar.until_reason("grant").await;
+        cluster.nodes[1].run::<u64>("CLIENT KILL TYPE normal SKIPME yes");
+        // Now and then the new owner cannot be had at all for a while.
+        cluster.nodes[1].process.signal("-STOP");
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        cluster.nodes[1].process.signal("-CONT");
+    }
+    sidecar.until_reason("grant").await;
+    assert_eq!(sidecar.refused("resurrected"), 0);
+}
+
 /// Another owner by a higher epoch: Redis 7.0 deletes the keys and tells nobody.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slot_that_is_taken_over_is_noticed() {

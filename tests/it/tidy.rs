@@ -71,7 +71,7 @@ fn libraries_stay_where_they_are_hidden() {
     let homes: [(&str, &[&str]); 12] = [
         ("envoy_types", &["authz"]),
         ("regorus", &["policy"]),
-        ("redb", &["store/embedded.rs", "store/ledger.rs"]),
+        ("redb", &["store/embedded.rs", "store/file.rs", "store/ledger.rs"]),
         ("rustls", &["store/redis/connect.rs", "server.rs"]),
         ("ring::digest", &["authz/uses.rs"]),
         ("redis::", &["store/redis", "store.rs"]),

@@ -216,10 +216,9 @@ impl Link {
             }
             state.generation
         };
-        let (connection, place) = self.open(None).await?;
+        let (connection, _) = self.open(None).await?;
         let shared = Arc::new(connection);
         let mut state = self.state();
-        state.known = place.others;
         if state.generation == generation {
             state.shared = Some(Arc::clone(&shared));
             return Ok(shared);
@@ -230,9 +229,12 @@ impl Link {
     async fn open(&self, node: Option<Node>) -> Result<(Connection, Place), Fault> {
         let opened = async {
             let known = self.state().known.clone();
-            let place = match node {
-                Some(node) => Place { node, slot: None, others: Vec::new() },
-                None => topology::resolve(&self.config, &self.keys, &known).await?,
+            let place = if let Some(node) = node {
+                Place { node, slot: None, others: Vec::new() }
+            } else {
+                let place = topology::resolve(&self.config, &self.keys, &known).await?;
+                self.state().known.clone_from(&place.others);
+                place
             };
             let connection =
                 connect::open(&self.config, &place.node, Login::Store, OPEN_TIMEOUT, None).await?;

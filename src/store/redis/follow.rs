@@ -245,17 +245,20 @@ async fn hold(
         }
     };
     // All run on this task; whichever fails ends the session, and dropping the connections tears half-open links
-    // down.
+    // down. Boxed, because together they are larger than a stack should carry through every poll.
+    let heartbeats = Box::pin(heartbeat(store, session, &owner.node, source()));
+    let settling = Box::pin(store.settle_in(session.history(), &mut for_settling));
     tokio::select! {
-        end = heartbeat(store, session, source()) => end,
-        end = work => end,
-        never = store.settle_in(session.history(), &mut for_settling) => match never {},
+        end = heartbeats => end,
+        end = Box::pin(work) => end,
+        never = settling => match never {},
     }
 }
 
 async fn heartbeat(
     store: &RedisStore,
     session: &Session,
+    node: &Node,
     mut source: Source,
 ) -> Result<Infallible, SessionEnd> {
     let period = HEARTBEAT_INTERVAL.min(store.config.max_staleness / 4);
@@ -289,8 +292,12 @@ async fn heartbeat(
         let trouble = format!("the master has {good} of {needed} required replicas within {max_lag:?}");
         let since = *short_since.get_or_insert(sent);
         if store.config.url.has_sentinels() && sent.boot.since(since.boot) > *max_staleness {
-            // The sentinels know by whom.
-            return Err(Fault::Unready(trouble).into());
+            // The sentinels know by whom. If by nobody, a new session would only cost it a copy.
+            let named = topology::resolve(&store.config, &store.keys, &[]).await;
+            if named.is_ok_and(|place| place.node != *node) {
+                return Err(Fault::NotMaster.into());
+            }
+            short_since = Some(store.around.clock.now());
         }
         store.around.replica.set_trouble(Some(trouble));
     }

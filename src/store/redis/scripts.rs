@@ -17,10 +17,10 @@ if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 local recorded = ARGV[4]
 if #recorded > tonumber(ARGV[3]) then recorded = 'sha1:' .. redis.sha1hex(recorded) end
 local n = redis.call('INCR', KEYS[3])
-redis.call('SET', KEYS[4], n, 'PX', ARGV[6])
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*',
   'n', n, 'type', 'grant.created', 'grant', ARGV[1], 'value', recorded)
 redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5])
+redis.call('SET', KEYS[4], n, 'PX', ARGV[6])
 return n
 ";
 

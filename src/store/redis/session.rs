@@ -265,6 +265,8 @@ impl Session {
         while let Some(keys) = listing.next(source, &self.keys).await? {
             self.read_in(source, &keys).await?;
         }
+        // The list is the server's own, whoever has the slot now. Only a keyed read says whether it was all.
+        source.values(&[self.keys.nobodys().0]).await?;
         let unseen = {
             // A grant that changed during the pass and was read by nobody yet has a token, and a change waiting.
             let tokens = self.tokens();

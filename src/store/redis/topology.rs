@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use redis::Value;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 
 use super::RedisConfig;
 use super::connect::{self, Login};
@@ -15,6 +16,9 @@ use super::url::{Node, Topology};
 
 /// For one sentinel or cluster node to say who it is. Several may be silent, and access waits for the answer.
 const RESOLVE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// For the last sentinels, once most have answered: those that are there answer within a millisecond of each other.
+const STRAGGLER_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Where the keys are, and in a cluster in which slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,9 +59,9 @@ async fn soon<T>(answer: impl Future<Output = Result<T, Fault>>) -> Result<T, Fa
     tokio::time::timeout(RESOLVE_TIMEOUT, answer).await.map_err(|_| Fault::TimedOut)?
 }
 
-/// All of them, at once, until most have answered: one that was cut off from the others still names the master of
-/// before, and one that is silent must not be waited for. The newest configuration is the one with the highest epoch,
-/// which only a majority can raise.
+/// All of them, at once: one that was cut off from the others still names the master of before. The newest
+/// configuration is the one with the highest epoch, which only a majority can raise. When most have answered, one that
+/// is silent is not waited for much longer.
 async fn ask_sentinels(config: &Arc<RedisConfig>, sentinels: &[Node], master: &str) -> Result<Place, Fault> {
     let mut asked = JoinSet::new();
     for sentinel in sentinels {
@@ -67,10 +71,17 @@ async fn ask_sentinels(config: &Arc<RedisConfig>, sentinels: &[Node], master: &s
     let mut newest: Option<(u64, Node)> = None;
     let mut last = Fault::Unfit("no sentinel is named".to_owned());
     let mut answered = 0;
-    while answered <= sentinels.len() / 2
-        && let Some(answer) = asked.join_next().await
-    {
+    let mut deadline: Option<Instant> = None;
+    loop {
+        let next = match deadline {
+            Some(deadline) => timeout_at(deadline, asked.join_next()).await.ok().flatten(),
+            None => asked.join_next().await,
+        };
+        let Some(answer) = next else { break };
         answered += usize::from(matches!(answer, Ok(Ok(_))));
+        if answered > sentinels.len() / 2 {
+            deadline.get_or_insert_with(|| Instant::now() + STRAGGLER_TIMEOUT);
+        }
         match answer {
             Ok(Ok((epoch, node))) if newest.as_ref().is_none_or(|(newest, _)| epoch > *newest) => {
                 newest = Some((epoch, node));

@@ -78,7 +78,9 @@ impl Vanished {
             Some(_) => {}
             None => {
                 if entry.versions.len() == MAX_VERSIONS {
-                    entry.versions.remove(0);
+                    // One that has come back already may still be there.
+                    let spare = entry.versions.iter().position(|version| version.history.is_some());
+                    entry.versions.remove(spare.unwrap_or(0));
                 }
                 entry.versions.push(Version { hash, history: Some(Arc::clone(history)) });
             }

@@ -9,7 +9,7 @@ use daypass::clock::Clock;
 use daypass::metrics::Metrics;
 use daypass::policy::Sources;
 use daypass::replica::{Limits, Replica, Staleness};
-use daypass::store::{Ledger, RedisConfig, RedisStore, RedisTls, SentinelLogin, Store, Surroundings};
+use daypass::store::{Ledger, RedisConfig, RedisStore, Store, Surroundings};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
@@ -51,14 +51,10 @@ impl Sidecar {
             max_ttl: Duration::from_secs(86_400),
         };
         let config = RedisConfig {
-            url: url.parse().unwrap(),
-            password_file: None,
-            sentinel: SentinelLogin::default(),
-            tls: RedisTls::default(),
-            key_prefix: "{jit}".to_owned(),
             max_staleness: settings.max_staleness,
             require_replicas: settings.require_replicas,
             max_lag: Duration::from_secs(1),
+            ..RedisConfig::new(url.parse().unwrap())
         };
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(RedisStore::new(config, Ledger::open(dir.path()).unwrap(), around));
