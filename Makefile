@@ -50,6 +50,8 @@ lint: ## Clippy, warnings are errors
 	$(CARGO) clippy --locked --all-targets -- --deny warnings
 
 deny: cargo-deny ## Licences, sources and duplicates of the dependencies
+	@# Also what only other systems build: it is looked at, and a fresh machine has not got it.
+	$(CARGO) fetch --quiet --locked
 	$(CARGO) deny --offline --locked check bans licenses sources
 
 # --- what the targets above need, installed where it is missing

@@ -276,7 +276,9 @@ async fn persist<T, A: Future<Output = Result<T, Fault>>>(
         let is_hopeless = was_repeated && fault.is_unknown();
         let is_worth_it = fault.is_about_the_server() || matches!(fault, Fault::TryAgain);
         was_repeated |= fault.is_unknown();
-        if !is_worth_it || is_hopeless || Instant::now() + PAUSE >= deadline {
+        // An attempt with next to no time would end in silence, and turn a plain refusal into "nobody knows".
+        let has_time = Instant::now() + PAUSE + patience.answer / 4 < deadline;
+        if !is_worth_it || is_hopeless || !has_time {
             return Err(Failure { fault, may_be_done: was_repeated });
         }
         sleep(PAUSE).await;
