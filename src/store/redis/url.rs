@@ -183,7 +183,8 @@ fn hosts(authority: &str, default_port: u16) -> Result<Hosts, RedisUrlError> {
         let has_port =
             host.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
         let host = if has_port { host.to_owned() } else { format!("{host}:{default_port}") };
-        let parsed = parse(&format!("redis://{login}{host}"))?;
+        let parsed = parse(&format!("redis://{login}{host}"))
+            .map_err(|_| RedisUrlError::Malformed(format!("`{host}` is not host:port")))?;
         nodes.push(parsed.node);
         (user, password) = (parsed.user, parsed.password);
     }
@@ -279,6 +280,12 @@ mod tests {
         ] {
             assert!(bad.parse::<RedisUrl>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_wrong_host_is_named() {
+        let error = "rediss+cluster://u:pw@good,bad:x".parse::<RedisUrl>().unwrap_err().to_string();
+        assert!(error.contains("`bad:x:6379` is not host:port") && !error.contains("pw"), "{error}");
     }
 
     #[test]
