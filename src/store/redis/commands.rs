@@ -10,7 +10,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, FromRedisValue, Value};
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::RedisConfig;
@@ -57,8 +57,11 @@ struct Link {
     keys: Keys,
     /// Held for a look or a replacement, never across an await.
     state: Mutex<State>,
-    /// One connection is opened at a time: a server that hangs must not be met with one for every check that waits.
-    opening: Semaphore,
+    /// One connection is opened at a time, by whoever has the permit: a server that hangs must not be met with one for
+    /// every check that waits.
+    opening: Arc<Semaphore>,
+    /// The others wait for the outcome.
+    opened: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -73,7 +76,8 @@ struct State {
 impl Commands {
     /// On the runtime it is called on.
     pub fn new(config: Arc<RedisConfig>, keys: Keys) -> Self {
-        let link = Link { config, keys, state: Mutex::default(), opening: Semaphore::new(1) };
+        let opening = Arc::new(Semaphore::new(1));
+        let link = Link { config, keys, state: Mutex::default(), opening, opened: Notify::new() };
         Self { link: Arc::new(link), runtime: Handle::current() }
     }
 
@@ -180,11 +184,19 @@ impl Commands {
     }
 
     async fn shared(&self, deadline: Instant) -> Result<Arc<Connection>, Fault> {
+        // Registered before the look, so that an outcome between look and wait is not missed.
+        let opened = self.link.opened.notified();
+        let mut opened = std::pin::pin!(opened);
+        opened.as_mut().enable();
         if let Some(shared) = self.link.state().shared.clone() {
             return Ok(shared);
         }
-        let opened = self.runtime.spawn(Arc::clone(&self.link).share());
-        arrived(deadline, opened).await
+        let late = || Fault::Unreachable("no connection in time".to_owned());
+        if let Ok(turn) = Arc::clone(&self.link.opening).try_acquire_owned() {
+            return arrived(deadline, self.runtime.spawn(Arc::clone(&self.link).share(turn))).await;
+        }
+        timeout_at(deadline, opened).await.map_err(|_| late())?;
+        self.link.state().shared.clone().ok_or_else(late)
     }
 
     /// To `node`, or to whoever has the keys.
@@ -206,24 +218,23 @@ async fn arrived<T>(
 }
 
 impl Link {
-    async fn share(self: Arc<Self>) -> Result<Arc<Connection>, Fault> {
-        let _turn = self.opening.acquire().await.map_err(|error| Fault::Other(error.to_string()))?;
-        let generation = {
-            let state = self.state();
-            // Whoever had the turn before may have opened it.
-            if let Some(shared) = &state.shared {
-                return Ok(Arc::clone(shared));
-            }
-            state.generation
-        };
-        let (connection, _) = self.open(None).await?;
-        let shared = Arc::new(connection);
+    /// Opens the connection that all share. Goes on when whoever asked for it cannot wait any longer.
+    async fn share(self: Arc<Self>, turn: OwnedSemaphorePermit) -> Result<Arc<Connection>, Fault> {
+        let generation = self.state().generation;
+        let opened = self.open(None).await.map(|(connection, _)| Arc::new(connection));
+        let opened = opened.and_then(|shared| self.install(shared, generation));
+        drop(turn);
+        self.opened.notify_waiters();
+        opened
+    }
+
+    fn install(&self, shared: Arc<Connection>, generation: u64) -> Result<Arc<Connection>, Fault> {
         let mut state = self.state();
-        if state.generation == generation {
-            state.shared = Some(Arc::clone(&shared));
-            return Ok(shared);
+        if state.generation != generation {
+            return Err(Fault::Unreachable("the store has moved meanwhile".to_owned()));
         }
-        Err(Fault::Unreachable("the store has moved meanwhile".to_owned()))
+        state.shared = Some(Arc::clone(&shared));
+        Ok(shared)
     }
 
     async fn open(&self, node: Option<Node>) -> Result<(Connection, Place), Fault> {
