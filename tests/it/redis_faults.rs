@@ -332,9 +332,7 @@ async fn a_demoted_master_is_left() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_isolated_master_is_not_believed() {
-    let (Some(master), Some(replica)) = (Redis::start(&[]), Redis::start(&[])) else { return };
-    let between = Proxy::to(master.port);
-    replica.run::<()>(&format!("REPLICAOF 127.0.0.1 {}", between.port));
+    let Some((Replicated { master, replica: _replica }, between)) = Replicated::start_apart() else { return };
     let settings = Settings { require_replicas: 1, ..quick() };
     master.set("g", ALICES_GRANT, HOUR_MS);
     let sidecar = Sidecar::start(&master.url(), settings).in_step().await;
@@ -353,9 +351,7 @@ async fn an_isolated_master_is_not_believed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failover_that_loses_the_revocation() {
-    let (Some(master), Some(replica)) = (Redis::start(&[]), Redis::start(&[])) else { return };
-    let between = Proxy::to(master.port);
-    replica.run::<()>(&format!("REPLICAOF 127.0.0.1 {}", between.port));
+    let Some((Replicated { master, replica }, between)) = Replicated::start_apart() else { return };
     master.set("g", ALICES_GRANT, HOUR_MS);
     wait_for("the replica to have it", || replica.run::<Option<String>>("GET {jit}:grant:g"));
     // One address for whoever is the master, as a Service or DNS gives it.
@@ -385,9 +381,7 @@ async fn a_failover_that_loses_the_revocation() {
 /// Whoever revoked it saw it end too, and refuses it also while it cannot be revoked again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_revoked_a_grant_remembers_it() {
-    let (Some(master), Some(replica)) = (Redis::start(&[]), Redis::start(&[])) else { return };
-    let between = Proxy::to(master.port);
-    replica.run::<()>(&format!("REPLICAOF 127.0.0.1 {}", between.port));
+    let Some((Replicated { master, replica }, between)) = Replicated::start_apart() else { return };
     master.set("g", ALICES_GRANT, HOUR_MS);
     wait_for("the replica to have it", || replica.run::<Option<String>>("GET {jit}:grant:g"));
     let front = Proxy::to(master.port);

@@ -4,8 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::support::daypass::Daypass;
-use crate::support::proxy::Proxy;
-use crate::support::redis::{Cluster, Flavour, Redis, Replicated, Sentinel};
+use crate::support::redis::{Cluster, Flavour, Replicated, Sentinel};
 use crate::support::request::{ALICES_GRANT, alice, reason};
 use crate::support::sidecar::{Settings, Sidecar, until};
 use crate::support::wait_for;
@@ -57,10 +56,10 @@ async fn sentinel_names_the_master_and_then_the_next_one() {
 /// It answers, and calls itself the master; only its replicas and the sentinels know better.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_isolated_master_is_left_for_the_one_that_sentinel_names() {
-    let (Some(isolated), Some(replica)) = (Redis::start(&[]), Redis::start(&[])) else { return };
-    let between = Proxy::to(isolated.port);
-    replica.run::<()>(&format!("REPLICAOF 127.0.0.1 {}", between.port));
-    wait_for("the replica to be online", || isolated.info("slave0").contains("state=online").then_some(()));
+    let Some((Replicated { master: isolated, replica: _replica }, between)) = Replicated::start_apart()
+    else {
+        return;
+    };
     let Some(sentinel) = Sentinel::start(isolated.port) else { return };
     let Some(next) = Replicated::start(&[]) else { return };
     isolated.set("g", ALICES_GRANT, HOUR_MS);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use redis::{Cmd, Connection, FromRedisValue, IntoConnectionInfo};
 use tempfile::TempDir;
 
+use super::proxy::Proxy;
 use super::{Process, free_port, tool, wait_for};
 
 /// The programs that speak the protocol.
@@ -180,6 +181,19 @@ impl Replicated {
             (pair.master.info("slave0").contains("state=online")).then_some(())
         });
         Some(pair)
+    }
+}
+
+impl Replicated {
+    /// With a network between the two that can fall silent.
+    pub fn start_apart() -> Option<(Self, Proxy)> {
+        let pair = Self { master: Redis::start(&[])?, replica: Redis::start(&[])? };
+        let between = Proxy::to(pair.master.port);
+        pair.replica.run::<()>(&format!("REPLICAOF 127.0.0.1 {}", between.port));
+        wait_for("the replica to be online", || {
+            pair.master.info("slave0").contains("state=online").then_some(())
+        });
+        Some((pair, between))
     }
 }
 
