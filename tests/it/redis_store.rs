@@ -4,6 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use daypass::clock::Clock;
+use daypass::metrics::Metrics;
+use daypass::policy::Sources;
+use daypass::replica::{Limits, Replica, Staleness};
+use daypass::store::record::{ReadAt, Ttl, decode};
+use daypass::store::{EmbeddedStore, Store, Surroundings};
+
+use crate::support::checker;
 use crate::support::daypass::{Client, Daypass};
 use crate::support::redis::Redis;
 use crate::support::request::{
@@ -345,4 +353,30 @@ async fn the_grant_api_writes_the_keys_that_anybody_may_write() {
     until(&mut client, "no_grant").await;
     assert!(daypass.grant(&["revoke", "g1"]).unwrap_err().contains("no such grant"));
     assert!(!daypass.log().contains("s3cret"));
+}
+
+/// Freshness is judged again behind the policy: what was known when it began need not be when it ends.
+#[tokio::test]
+async fn what_became_unknown_during_evaluation_is_denied() {
+    const STALENESS: Duration = Duration::from_millis(10);
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let limits = Limits { grants: 10, grants_per_principal: 10 };
+    let replica = Arc::new(Replica::new(Staleness::AtMost(STALENESS), limits));
+    let around = Surroundings {
+        replica: Arc::clone(&replica),
+        metrics: Arc::clone(&metrics),
+        clock: Clock::System,
+        max_ttl: Duration::from_secs(3600),
+    };
+    let read_at = ReadAt { sent: Clock::System.now(), ttl: Ttl::Left(Duration::from_secs(600)) };
+    replica.insert(decode("g", ALICES_GRANT.as_bytes(), read_at, around.max_ttl).unwrap()).unwrap();
+    let store = Arc::new(Store::Embedded(Arc::new(EmbeddedStore::in_memory(around).unwrap())));
+    let policy = "package envoy.authz\n\
+                  allow if { input.jit.covering[0]; sum([x | some x in numbers.range(1, 300000)]) > 0 }\n";
+    let checker = checker::on(&Sources::from_text("slow.rego", policy), &replica, &metrics, &store);
+    replica.confirm(Clock::System.now().boot);
+    let began = Instant::now();
+    let response = checker.check(&alice()).await;
+    assert!(began.elapsed() > STALENESS, "the policy is not slow enough to tell");
+    assert_eq!(reason(&response), "stale");
 }
