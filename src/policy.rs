@@ -10,13 +10,14 @@ mod document;
 mod error;
 mod input;
 mod json;
-mod operators;
 mod output;
+mod program;
+mod query;
+mod rewrite;
 mod source;
 mod syntax;
 
 use std::cell::RefCell;
-use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -24,11 +25,15 @@ use std::time::Duration;
 use regorus::{Engine, Value};
 
 pub use analysis::InputReads;
+pub use builtins::BuiltinErrors;
 pub use document::{BadJson, Document, Key, Members};
 pub use error::{EvalError, LoadError, Problem};
 pub use input::jit;
 pub use output::{GrantsKey, Outcome, Ruling};
+pub use query::{Answer, ErrorCode, Evaluator, QueryError};
 pub use source::{RegoFile, Sources};
+
+use program::Program;
 
 /// Where evaluation begins: `envoy/authz/allow`, as OPA-Envoy's `path`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,9 +57,6 @@ impl DecisionPath {
     }
 }
 
-/// How often the engine looks at the clock, in evaluation steps of well under a microsecond each.
-const TIME_CHECK_INTERVAL: u32 = 256;
-
 /// The rule that stands for a decision path which is not itself a rule: a package, a member of a rule's value, base
 /// data, or nothing at all, which is undefined.
 const ENTRY_MODULE: &str = "daypass/entry.rego";
@@ -64,12 +66,9 @@ const ENTRY_PACKAGE: &str = "daypass.internal.entry";
 pub struct Policy {
     /// Tells the policies of this process apart, so that a thread notices when it has another one's engine.
     generation: u64,
-    modules: Vec<RegoFile>,
-    data: Value,
+    program: Program,
     entry: String,
-    reads: InputReads,
     grants_key: GrantsKey,
-    time_limit: Duration,
 }
 
 struct Worker {
@@ -91,21 +90,13 @@ impl Policy {
     /// Every mistake found, each with its place.
     pub fn compile(sources: &Sources, path: &DecisionPath, time_limit: Duration) -> Result<Self, LoadError> {
         static GENERATIONS: AtomicU64 = AtomicU64::new(1);
-        let (modules, reads) = check(sources)?;
-        let data = json::parse(&serde_json::Value::Object(sources.data.clone()).to_string())
-            .map_err(|error| LoadError(vec![Problem::in_file("data", error.to_string())]))?;
-        let mut policy = Self {
-            generation: GENERATIONS.fetch_add(1, Ordering::Relaxed),
-            modules,
-            data,
-            entry: rule_path(path),
-            grants_key: if reads.names("jit") { GrantsKey::Binding } else { GrantsKey::Foreign },
-            reads,
-            time_limit,
-        };
+        let program = Program::new(sources, time_limit, BuiltinErrors::Undefined)?;
+        let grants_key = if program.reads().names("jit") { GrantsKey::Binding } else { GrantsKey::Foreign };
+        let generation = GENERATIONS.fetch_add(1, Ordering::Relaxed);
+        let mut policy = Self { generation, program, entry: rule_path(path), grants_key };
         if policy.engine().is_err() {
             let entry = format!("package {ENTRY_PACKAGE}\ndecision := {}\n", path.reference());
-            policy.modules.push(RegoFile { name: ENTRY_MODULE.to_owned(), text: entry });
+            policy.program.push(RegoFile { name: ENTRY_MODULE.to_owned(), text: entry });
             policy.entry = format!("data.{ENTRY_PACKAGE}.decision");
         }
         policy.engine().map_err(|problem| LoadError(vec![problem]))?;
@@ -115,7 +106,7 @@ impl Policy {
     /// What of `input` any rule may read. What nobody reads need not be built.
     #[must_use]
     pub fn reads(&self) -> &InputReads {
-        &self.reads
+        self.program.reads()
     }
 
     /// Whether `grants` in a decision means grants: only a policy that spells out `input.jit` speaks of them.
@@ -143,7 +134,7 @@ impl Policy {
     #[must_use]
     pub fn rules_with_prefix(&self, prefix: &str) -> Vec<String> {
         let mut names = Vec::new();
-        for module in &self.modules {
+        for module in self.program.modules() {
             let Ok(tree) = syntax::parse(&module.name, &module.text) else { continue };
             let package = syntax::package_path(&tree).join(".");
             for rule in &tree.policy {
@@ -195,59 +186,7 @@ impl Policy {
     }
 
     fn engine(&self) -> Result<Engine, Problem> {
-        let mut engine = Engine::new();
-        engine.set_strict_builtin_errors(false);
-        engine.set_gather_prints(true);
-        engine.set_policy_length_config(regorus::PolicyLengthConfig {
-            max_col: NonZeroU32::new(syntax::MAX_COLUMNS).unwrap_or(NonZeroU32::MAX),
-            max_file_bytes: syntax::non_zero(syntax::MAX_FILE_BYTES),
-            max_lines: syntax::non_zero(syntax::MAX_LINES),
-        });
-        engine.set_execution_timer_config(regorus::utils::limits::ExecutionTimerConfig {
-            limit: self.time_limit,
-            check_interval: NonZeroU32::new(TIME_CHECK_INTERVAL).unwrap_or(NonZeroU32::MIN),
-        });
-        let whole = |error: &anyhow::Error| Problem::from_engine("policy", error);
-        builtins::register(&mut engine).map_err(|error| whole(&error))?;
-        for module in &self.modules {
-            engine
-                .add_policy(module.name.clone(), module.text.clone())
-                .map_err(|error| Problem::from_engine(&module.name, &error))?;
-        }
-        engine.add_data(self.data.clone()).map_err(|error| whole(&error))?;
-        engine.compile_with_entrypoint(&self.entry.as_str().into()).map_err(|error| whole(&error))?;
-        Ok(engine)
-    }
-}
-
-/// Every module parsed, analysed and with its operators rewritten.
-fn check(sources: &Sources) -> Result<(Vec<RegoFile>, InputReads), LoadError> {
-    let parsed: Vec<_> = sources.modules.iter().map(|file| syntax::parse(&file.name, &file.text)).collect();
-    let problems: Vec<_> = parsed.iter().filter_map(|result| result.as_ref().err().cloned()).collect();
-    if !problems.is_empty() {
-        return Err(LoadError(problems));
-    }
-    let trees: Vec<_> = parsed.into_iter().filter_map(Result::ok).collect();
-    let analysis = analysis::analyse(&trees);
-    if !analysis.problems.is_empty() {
-        return Err(LoadError(analysis.problems));
-    }
-    let rewritten = sources.modules.iter().zip(&trees).map(|(file, tree)| rewrite(file, tree));
-    let (modules, problems): (Vec<_>, Vec<_>) = rewritten.partition(Result::is_ok);
-    let problems: Vec<Problem> = problems.into_iter().filter_map(Result::err).collect();
-    if !problems.is_empty() {
-        return Err(LoadError(problems));
-    }
-    Ok((modules.into_iter().filter_map(Result::ok).collect(), analysis.reads))
-}
-
-fn rewrite(file: &RegoFile, tree: &regorus::unstable::Module) -> Result<RegoFile, Problem> {
-    let text = operators::rewrite(tree, &file.text)
-        .map_err(|error| Problem::in_file(&file.name, error.to_string()))?;
-    // Calls nest where operators only stood in a row, and the engine has a limit for that.
-    match syntax::parse(&file.name, &text) {
-        Ok(_) => Ok(RegoFile { name: file.name.clone(), text }),
-        Err(problem) => Err(Problem { message: operators::CannotRewrite.to_string(), ..problem }),
+        self.program.engine(Some(&self.entry))
     }
 }
 

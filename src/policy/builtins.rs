@@ -1,79 +1,181 @@
-//! Functions of our own: those that rewritten operators call, those that stand in for the engine's where its would
-//! hang or differ on text from a stranger, and what to say of functions that nobody has.
+//! OPA's built-in functions that the engine lacks, and those that stand in for the engine's where its would hang,
+//! differ from OPA, or build a matcher for every call. A built-in never panics, never does I/O, and never says more
+//! than [`Fault`] of what went wrong.
+
+mod json;
+pub mod operators;
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use regorus::{Engine, Value};
+use thiserror::Error;
 
-use super::{json, operators};
+pub type Outcome = Result<Value, Fault>;
 
-type Unary = (&'static str, fn(&Value) -> Value);
-
-/// In place of the engine's, whose number reader can be made to run for minutes.
-const READERS: [Unary; 3] =
-    [("json.unmarshal", json_unmarshal), ("json.is_valid", json_is_valid), ("to_number", to_number)];
-
-fn unary() -> impl Iterator<Item = Unary> {
-    operators::UNARY.into_iter().chain(READERS)
+/// Why a built-in has no value, by OPA's codes.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Fault {
+    /// An operand of the wrong type.
+    #[error("eval_type_error: {0}")]
+    Type(String),
+    #[error("eval_builtin_error: {0}")]
+    Failed(String),
 }
 
-fn json_unmarshal(text: &Value) -> Value {
-    text.as_string().ok().and_then(|text| json::parse(text).ok()).unwrap_or(Value::Undefined)
-}
+impl Fault {
+    /// `operand 1 must be number but got string`; operands count from 1.
+    #[must_use]
+    pub fn operand(position: usize, wanted: &str, found: &Value) -> Self {
+        Self::kind(position, wanted, kind_of(found))
+    }
 
-fn json_is_valid(text: &Value) -> Value {
-    Value::Bool(text.as_string().is_ok_and(|text| json::parse(text).is_ok()))
-}
+    #[must_use]
+    pub fn kind(position: usize, wanted: &str, found: &str) -> Self {
+        Self::Type(format!("operand {position} must be {wanted} but got {found}"))
+    }
 
-fn to_number(value: &Value) -> Value {
-    match value {
-        Value::Null | Value::Bool(false) => Value::from(0u64),
-        Value::Bool(true) => Value::from(1u64),
-        Value::Number(_) => value.clone(),
-        Value::String(text) => json::parse_number(text).unwrap_or(Value::Undefined),
-        _ => Value::Undefined,
+    #[must_use]
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self::Failed(message.into())
     }
 }
+
+/// What a call of a built-in that fails does to the evaluation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BuiltinErrors {
+    /// The expression is undefined: OPA's default, and what every decision uses.
+    Undefined,
+    /// The evaluation ends with the error: `opa eval --strict-builtin-errors`.
+    Strict,
+}
+
+#[derive(Clone, Copy)]
+enum Call {
+    Nullary(fn() -> Outcome),
+    Unary(fn(&Value) -> Outcome),
+    Binary(fn(&Value, &Value) -> Outcome),
+    Ternary(fn(&Value, &Value, &Value) -> Outcome),
+    Any(fn(&[Value]) -> Outcome),
+}
+
+#[derive(Clone, Copy)]
+pub struct Builtin {
+    name: &'static str,
+    /// The name that messages use, where it is another one.
+    shown: &'static str,
+    arity: u8,
+    call: Call,
+}
+
+impl Builtin {
+    #[must_use]
+    pub const fn named(mut self, shown: &'static str) -> Self {
+        self.shown = shown;
+        self
+    }
+
+    fn call(&self, arguments: &[Value]) -> Outcome {
+        match (self.call, arguments) {
+            (Call::Nullary(function), []) => function(),
+            (Call::Unary(function), [a]) => function(a),
+            (Call::Binary(function), [a, b]) => function(a, b),
+            (Call::Ternary(function), [a, b, c]) => function(a, b, c),
+            (Call::Any(function), arguments) => function(arguments),
+            _ => Err(Fault::failed("wrong number of arguments")),
+        }
+    }
+}
+
+#[must_use]
+pub const fn nullary(name: &'static str, function: fn() -> Outcome) -> Builtin {
+    Builtin { name, shown: name, arity: 0, call: Call::Nullary(function) }
+}
+
+#[must_use]
+pub const fn unary(name: &'static str, function: fn(&Value) -> Outcome) -> Builtin {
+    Builtin { name, shown: name, arity: 1, call: Call::Unary(function) }
+}
+
+#[must_use]
+pub const fn binary(name: &'static str, function: fn(&Value, &Value) -> Outcome) -> Builtin {
+    Builtin { name, shown: name, arity: 2, call: Call::Binary(function) }
+}
+
+#[must_use]
+pub const fn ternary(name: &'static str, function: fn(&Value, &Value, &Value) -> Outcome) -> Builtin {
+    Builtin { name, shown: name, arity: 3, call: Call::Ternary(function) }
+}
+
+/// For functions of more than three arguments.
+#[must_use]
+pub const fn of_many(name: &'static str, arity: u8, function: fn(&[Value]) -> Outcome) -> Builtin {
+    Builtin { name, shown: name, arity, call: Call::Any(function) }
+}
+
+fn families() -> impl Iterator<Item = Builtin> {
+    let families: [&[Builtin]; 2] = [&operators::BUILTINS, &json::BUILTINS];
+    families.into_iter().flatten().copied()
+}
+
+static BY_NAME: LazyLock<HashMap<&'static str, Builtin>> =
+    LazyLock::new(|| families().map(|builtin| (builtin.name, builtin)).collect());
 
 /// Arity of one of our own functions.
 #[must_use]
 pub fn arity(name: &str) -> Option<usize> {
-    let binary = operators::BINARY.iter().map(|(own, _)| (*own, 2));
-    let unary = unary().map(|(own, _)| (own, 1));
-    binary.chain(unary).find(|(own, _)| *own == name).map(|(_, arity)| arity)
+    BY_NAME.get(name).map(|builtin| usize::from(builtin.arity))
 }
 
 /// # Errors
 /// The engine knows a function of that name already.
-pub fn register(engine: &mut Engine) -> anyhow::Result<()> {
-    for (name, operation) in operators::BINARY {
-        let function = move |arguments: Vec<Value>| match arguments.as_slice() {
-            [a, b] => Ok(operation(a, b)),
-            _ => Ok(Value::Undefined),
+pub fn register(engine: &mut Engine, errors: BuiltinErrors) -> anyhow::Result<()> {
+    for builtin in families() {
+        let function = move |arguments: Vec<Value>| match (builtin.call(&arguments), errors) {
+            (Ok(value), _) => Ok(value),
+            (Err(_), BuiltinErrors::Undefined) => Ok(Value::Undefined),
+            (Err(Fault::Type(message)), BuiltinErrors::Strict) => {
+                Err(anyhow::anyhow!("eval_type_error: {}: {message}", builtin.shown))
+            }
+            (Err(Fault::Failed(message)), BuiltinErrors::Strict) => {
+                Err(anyhow::anyhow!("eval_builtin_error: {}: {message}", builtin.shown))
+            }
         };
-        engine.add_extension(name.to_owned(), 2, Box::new(function))?;
-    }
-    for (name, operation) in unary() {
-        let function = move |arguments: Vec<Value>| match arguments.as_slice() {
-            [a] => Ok(operation(a)),
-            _ => Ok(Value::Undefined),
-        };
-        engine.add_extension(name.to_owned(), 1, Box::new(function))?;
+        engine.add_extension(builtin.name.to_owned(), builtin.arity, Box::new(function))?;
     }
     Ok(())
 }
 
-/// OPA's families of built-ins that this build does not have, so that the message is not "unknown".
-const ABSENT: [&str; 8] =
-    ["io.jwt.", "crypto.", "graphql.", "rego.", "opa.", "providers.", "yaml.", "json.match_schema"];
+/// OPA's name of a value's type.
+#[must_use]
+pub fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Set(_) => "set",
+        Value::Object(_) => "object",
+        Value::Undefined => "undefined",
+    }
+}
+
+/// # Errors
+/// The operand is not a string.
+pub fn text(position: usize, value: &Value) -> Result<&str, Fault> {
+    match value {
+        Value::String(text) => Ok(text),
+        other => Err(Fault::operand(position, "string", other)),
+    }
+}
 
 #[must_use]
 pub fn why_unknown(name: &str) -> String {
     if name == "http.send" {
         return "`http.send` is not available: a decision makes no network calls. Put the data beside the policy \
-                (--policy takes JSON and YAML files), or express it as grants"
+                (--policy takes JSON and YAML files, a bundle carries them), or express it as grants"
             .to_owned();
-    }
-    if ABSENT.iter().any(|family| name.starts_with(family)) {
-        return format!("OPA's built-in `{name}` is not available in this version of daypass");
     }
     format!("unknown function `{name}`")
 }

@@ -3,6 +3,7 @@
 mod support;
 
 mod checker;
+mod compliance;
 mod documents;
 mod embedded;
 mod envoy;

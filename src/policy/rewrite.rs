@@ -5,38 +5,12 @@
 //! decision an error. So before a policy is compiled, `a + b` becomes a call of our own function, which is undefined
 //! where OPA's is. Columns to the right of a rewritten operator shift in *run-time* messages; lines stay.
 
-use regorus::Value;
 use regorus::unstable::{ArithOp, BinOp, Expr, Module};
 
 use thiserror::Error;
 
+use super::builtins::operators::{ADD, DIVIDE, DOMAIN, INTERSECT, MULTIPLY, REMAINDER, SUBTRACT, UNITE};
 use super::syntax::{self, Node};
-
-const ADD: &str = "daypass__add";
-const SUBTRACT: &str = "daypass__subtract";
-const MULTIPLY: &str = "daypass__multiply";
-const DIVIDE: &str = "daypass__divide";
-const REMAINDER: &str = "daypass__remainder";
-const INTERSECT: &str = "daypass__intersect";
-const UNITE: &str = "daypass__unite";
-const DOMAIN: &str = "daypass__domain";
-
-type Operation = fn(&Value, &Value) -> Value;
-type UnaryOperation = fn(&Value) -> Value;
-
-/// The functions of two arguments that rewritten policies call.
-pub const BINARY: [(&str, Operation); 7] = [
-    (ADD, add),
-    (SUBTRACT, subtract),
-    (MULTIPLY, multiply),
-    (DIVIDE, divide),
-    (REMAINDER, remainder),
-    (INTERSECT, intersect),
-    (UNITE, unite),
-];
-
-/// The functions of one argument that rewritten policies call.
-pub const UNARY: [(&str, UnaryOperation); 1] = [(DOMAIN, domain)];
 
 /// The module's text with its operators as calls.
 ///
@@ -142,67 +116,6 @@ fn find_operator(text: &str, from: usize, to: usize, symbol: char) -> Option<usi
     None
 }
 
-/// A numeric operation; the engine does not export the type of its numbers, so this is not a function over it.
-macro_rules! on_numbers {
-    ($a:expr, $b:expr, |$x:ident, $y:ident| $operation:expr) => {
-        match ($a, $b) {
-            (Value::Number($x), Value::Number($y)) => $operation.map_or(Value::Undefined, Value::from),
-            _ => Value::Undefined,
-        }
-    };
-}
-
-fn add(a: &Value, b: &Value) -> Value {
-    on_numbers!(a, b, |x, y| x.add(y))
-}
-
-/// Numbers, or the difference of two sets.
-fn subtract(a: &Value, b: &Value) -> Value {
-    match (a, b) {
-        (Value::Set(a), Value::Set(b)) => a.difference(b).into_value(),
-        _ => on_numbers!(a, b, |x, y| x.sub(y)),
-    }
-}
-
-fn multiply(a: &Value, b: &Value) -> Value {
-    on_numbers!(a, b, |x, y| x.mul(y))
-}
-
-fn divide(a: &Value, b: &Value) -> Value {
-    if *b == Value::from(0u64) { Value::Undefined } else { on_numbers!(a, b, |x, y| x.clone().divide(y)) }
-}
-
-/// Whole numbers only, as in OPA.
-fn remainder(a: &Value, b: &Value) -> Value {
-    match (a, b) {
-        (Value::Number(x), Value::Number(y)) if !x.is_integer() || !y.is_integer() => Value::Undefined,
-        (_, zero) if *zero == Value::from(0u64) => Value::Undefined,
-        _ => on_numbers!(a, b, |x, y| x.clone().modulo(y)),
-    }
-}
-
-fn intersect(a: &Value, b: &Value) -> Value {
-    match (a, b) {
-        (Value::Set(a), Value::Set(b)) => a.intersection(b).into_value(),
-        _ => Value::Undefined,
-    }
-}
-
-fn unite(a: &Value, b: &Value) -> Value {
-    match (a, b) {
-        (Value::Set(a), Value::Set(b)) => a.union(b).into_value(),
-        _ => Value::Undefined,
-    }
-}
-
-/// A collection, to iterate over it; OPA iterates over nothing else, and says nothing about it.
-fn domain(value: &Value) -> Value {
-    match value {
-        Value::Array(_) | Value::Set(_) | Value::Object(_) => value.clone(),
-        _ => Value::Undefined,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,18 +149,5 @@ mod tests {
             let module = |body: &str| format!("package p\n{body}\n");
             assert_eq!(rewritten(&module(body)), module(expected), "{body}");
         }
-    }
-
-    #[test]
-    fn a_wrong_type_is_undefined() {
-        let (number, text) = (Value::from(7u64), Value::from("7"));
-        for (name, operation) in BINARY {
-            assert_eq!(operation(&number, &text), Value::Undefined, "{name}");
-            assert_eq!(operation(&text, &number), Value::Undefined, "{name}");
-        }
-        assert_eq!(divide(&number, &Value::from(0u64)), Value::Undefined);
-        assert_eq!(remainder(&number, &Value::from(0u64)), Value::Undefined);
-        assert_eq!(remainder(&number, &Value::from(2.5)), Value::Undefined);
-        assert_eq!(remainder(&number, &Value::from(4u64)), Value::from(3u64));
     }
 }

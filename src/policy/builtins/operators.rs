@@ -1,0 +1,118 @@
+//! What rewritten operators call. In OPA an operand of the wrong type makes the expression undefined; the engine's own
+//! operators would fail the whole evaluation.
+
+use regorus::Value;
+
+use super::{Builtin, Fault, Outcome, binary, unary};
+
+pub const ADD: &str = "daypass__add";
+pub const SUBTRACT: &str = "daypass__subtract";
+pub const MULTIPLY: &str = "daypass__multiply";
+pub const DIVIDE: &str = "daypass__divide";
+pub const REMAINDER: &str = "daypass__remainder";
+pub const INTERSECT: &str = "daypass__intersect";
+pub const UNITE: &str = "daypass__unite";
+pub const DOMAIN: &str = "daypass__domain";
+
+pub const BUILTINS: [Builtin; 8] = [
+    binary(ADD, add).named("plus"),
+    binary(SUBTRACT, subtract).named("minus"),
+    binary(MULTIPLY, multiply).named("mul"),
+    binary(DIVIDE, divide).named("div"),
+    binary(REMAINDER, remainder).named("rem"),
+    binary(INTERSECT, intersect).named("and"),
+    binary(UNITE, unite).named("or"),
+    unary(DOMAIN, domain),
+];
+
+/// A numeric operation; the engine does not export the type of its numbers, so this is not a function over it.
+macro_rules! on_numbers {
+    ($a:expr, $b:expr, |$x:ident, $y:ident| $operation:expr) => {
+        match ($a, $b) {
+            (Value::Number($x), Value::Number($y)) => {
+                $operation.map(Value::from).map_err(|error| Fault::failed(error.to_string()))
+            }
+            (Value::Number(_), other) => Err(Fault::operand(2, "number", other)),
+            (other, _) => Err(Fault::operand(1, "number", other)),
+        }
+    };
+}
+
+fn add(a: &Value, b: &Value) -> Outcome {
+    on_numbers!(a, b, |x, y| x.add(y))
+}
+
+/// Numbers, or the difference of two sets.
+fn subtract(a: &Value, b: &Value) -> Outcome {
+    match (a, b) {
+        (Value::Set(a), Value::Set(b)) => Ok(a.difference(b).into_value()),
+        (Value::Set(_), other) => Err(Fault::operand(2, "set", other)),
+        _ => on_numbers!(a, b, |x, y| x.sub(y)),
+    }
+}
+
+fn multiply(a: &Value, b: &Value) -> Outcome {
+    on_numbers!(a, b, |x, y| x.mul(y))
+}
+
+fn divide(a: &Value, b: &Value) -> Outcome {
+    if *b == Value::from(0u64) {
+        return Err(Fault::failed("divide by zero"));
+    }
+    on_numbers!(a, b, |x, y| x.clone().divide(y))
+}
+
+/// Whole numbers only, as in OPA.
+fn remainder(a: &Value, b: &Value) -> Outcome {
+    match (a, b) {
+        (Value::Number(x), Value::Number(y)) if !x.is_integer() || !y.is_integer() => {
+            Err(Fault::failed("modulo on floating-point number"))
+        }
+        (_, zero) if *zero == Value::from(0u64) => Err(Fault::failed("modulo by zero")),
+        _ => on_numbers!(a, b, |x, y| x.clone().modulo(y)),
+    }
+}
+
+fn intersect(a: &Value, b: &Value) -> Outcome {
+    match (a, b) {
+        (Value::Set(a), Value::Set(b)) => Ok(a.intersection(b).into_value()),
+        (Value::Set(_), other) => Err(Fault::operand(2, "set", other)),
+        (other, _) => Err(Fault::operand(1, "set", other)),
+    }
+}
+
+fn unite(a: &Value, b: &Value) -> Outcome {
+    match (a, b) {
+        (Value::Set(a), Value::Set(b)) => Ok(a.union(b).into_value()),
+        (Value::Set(_), other) => Err(Fault::operand(2, "set", other)),
+        (other, _) => Err(Fault::operand(1, "set", other)),
+    }
+}
+
+/// A collection, to iterate over it; OPA iterates over nothing else, and says nothing about it.
+fn domain(value: &Value) -> Outcome {
+    Ok(match value {
+        Value::Array(_) | Value::Set(_) | Value::Object(_) => value.clone(),
+        _ => Value::Undefined,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_type_is_a_fault_with_its_operand() {
+        let (number, text) = (Value::from(7u64), Value::from("7"));
+        for operation in [add, subtract, multiply, divide, remainder, intersect, unite] {
+            assert!(operation(&number, &text).is_err());
+            assert!(operation(&text, &number).is_err());
+        }
+        let error = add(&number, &text).map_err(|fault| fault.to_string());
+        assert_eq!(error, Err("eval_type_error: operand 2 must be number but got string".to_owned()));
+        assert_eq!(divide(&number, &Value::from(0u64)), Err(Fault::failed("divide by zero")));
+        assert!(remainder(&number, &Value::from(0u64)).is_err());
+        assert!(remainder(&number, &Value::from(2.5)).is_err());
+        assert_eq!(remainder(&number, &Value::from(4u64)), Ok(Value::from(3u64)));
+    }
+}
