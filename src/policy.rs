@@ -6,10 +6,15 @@
 
 mod analysis;
 mod builtins;
+mod conflict;
+mod desugar;
 mod document;
+mod edits;
 mod error;
 mod input;
 mod json;
+mod module;
+mod names;
 mod output;
 mod program;
 mod query;
@@ -31,7 +36,7 @@ pub use error::{EvalError, LoadError, Problem};
 pub use input::jit;
 pub use output::{GrantsKey, Outcome, Ruling};
 pub use query::{Answer, ErrorCode, Evaluator, QueryError};
-pub use source::{RegoFile, Sources};
+pub use source::{RegoFile, RegoVersion, Sources};
 
 use program::Program;
 
@@ -96,7 +101,7 @@ impl Policy {
         let mut policy = Self { generation, program, entry: rule_path(path), grants_key };
         if policy.engine().is_err() {
             let entry = format!("package {ENTRY_PACKAGE}\ndecision := {}\n", path.reference());
-            policy.program.push(RegoFile { name: ENTRY_MODULE.to_owned(), text: entry });
+            policy.program.push(RegoFile::new(ENTRY_MODULE, entry));
             policy.entry = format!("data.{ENTRY_PACKAGE}.decision");
         }
         policy.engine().map_err(|problem| LoadError(vec![problem]))?;
@@ -135,7 +140,7 @@ impl Policy {
     pub fn rules_with_prefix(&self, prefix: &str) -> Vec<String> {
         let mut names = Vec::new();
         for module in self.program.modules() {
-            let Ok(tree) = syntax::parse(&module.name, &module.text) else { continue };
+            let Ok(tree) = syntax::parse(&module.name, module.text(), module.version) else { continue };
             let package = syntax::package_path(&tree).join(".");
             for rule in &tree.policy {
                 let name = syntax::static_ref(syntax::rule_name(rule).0).map(|found| found.path.join("."));

@@ -5,10 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use regorus::unstable::{BUILTINS, Expr, Module, Rule, Span};
+use regorus::unstable::{Expr, Rule, Span};
 
-use super::builtins;
+use super::builtins::{self, Arity};
 use super::error::Problem;
+use super::names::{File, Name, Scopes};
 use super::syntax::{self, Node};
 
 /// The parts of `input` that some rule may read, as prefixes of references.
@@ -36,23 +37,13 @@ pub struct Analysis {
     pub problems: Vec<Problem>,
 }
 
-/// A rule under its full name, `data.envoy.authz.allow`.
-type Name = Vec<String>;
-
-struct File<'a> {
-    module: &'a Module,
-    package: Name,
-    imports: HashMap<String, Name>,
-}
-
 #[must_use]
-pub fn analyse(modules: &[Module]) -> Analysis {
-    let files: Vec<File<'_>> = modules.iter().map(File::new).collect();
-    let functions = functions(&files);
+pub fn analyse(files: &[File<'_>]) -> Analysis {
+    let functions = functions(files);
     let mut reads = InputReads::default();
     let mut problems = Vec::new();
     let mut uses: BTreeMap<Name, Uses<'_>> = BTreeMap::new();
-    for file in &files {
+    for file in files {
         reads.0.extend(file.imports.values().filter_map(|path| input_path(path)));
         for rule in &file.module.policy {
             let (name_expr, _) = syntax::rule_name(rule);
@@ -65,37 +56,12 @@ pub fn analyse(modules: &[Module]) -> Analysis {
     Analysis { reads, problems }
 }
 
+/// A name with `None` for each part that is only known when it is evaluated.
+type Pattern = Vec<Option<String>>;
+
 struct Uses<'a> {
     at: &'a Span,
-    names: BTreeSet<Name>,
-}
-
-impl<'a> File<'a> {
-    fn new(module: &'a Module) -> Self {
-        let imports = module.imports.iter().filter_map(syntax::import_alias).collect();
-        Self { module, package: syntax::package_path(module), imports }
-    }
-
-    fn rule_path(&self, name: &Expr) -> Name {
-        let mut path = self.package.clone();
-        path.extend(syntax::static_ref(name).map(|found| found.path).unwrap_or_default());
-        path
-    }
-
-    /// The full name behind a reference, unless its first part is a local variable.
-    fn resolve(&self, path: &[String]) -> Name {
-        let Some((first, rest)) = path.split_first() else { return Vec::new() };
-        let mut full = match first.as_str() {
-            "data" | "input" => vec![first.clone()],
-            _ => self.imports.get(first).cloned().unwrap_or_else(|| {
-                let mut own = self.package.clone();
-                own.push(first.clone());
-                own
-            }),
-        };
-        full.extend_from_slice(rest);
-        full
-    }
+    names: BTreeSet<Pattern>,
 }
 
 fn functions(files: &[File<'_>]) -> HashMap<Name, BTreeSet<usize>> {
@@ -116,36 +82,40 @@ fn look_into(
     functions: &HashMap<Name, BTreeSet<usize>>,
     reads: &mut InputReads,
     problems: &mut Vec<Problem>,
-    names: &mut BTreeSet<Name>,
+    names: &mut BTreeSet<Pattern>,
 ) {
-    let mut locals = HashSet::new();
-    syntax::walk_rule(rule, &mut |node| {
-        if let Node::Local(name) = node {
-            locals.insert(name);
-        }
-    });
-    syntax::walk_rule(rule, &mut |node| {
-        let Node::Expr(expr) = node else { return };
-        if let Expr::Call { fcn, params, .. } = expr {
-            match callee(file, fcn, params.len(), functions) {
-                Ok(Some(name)) => {
-                    names.insert(name);
-                }
-                Ok(None) => {}
-                Err(message) => problems.push(problem_at(syntax::start_of(fcn), message)),
+    let mut scopes = Scopes::default();
+    syntax::walk_rule(rule, &mut |node| match node {
+        Node::Open => scopes.open(),
+        Node::Close => scopes.close(),
+        Node::Local(span) => scopes.declare(span),
+        Node::Callee { name, arguments } => match callee(file, name, arguments, functions) {
+            Ok(Some(name)) => {
+                names.insert(name.into_iter().map(Some).collect());
             }
-            return;
+            Ok(None) => {}
+            Err(message) => problems.push(problem_at(syntax::start_of(name), message)),
+        },
+        Node::Expr(expr) => {
+            let Some(found) = syntax::static_ref(expr) else { return };
+            let Some(root) = found.path.first().filter(|root| !scopes.has(root)) else { return };
+            let full = file.resolve(&found.path);
+            if let Some(path) = input_path(&full) {
+                reads.0.insert(path);
+            } else {
+                let pattern = syntax::pattern_ref(expr).unwrap_or_default();
+                let rest = pattern.into_iter().skip(1);
+                names.insert(
+                    file.resolve(std::slice::from_ref(root)).into_iter().map(Some).chain(rest).collect(),
+                );
+            }
         }
-        let Some(found) = syntax::static_ref(expr) else { return };
-        if found.path.first().is_some_and(|first| locals.contains(first.as_str())) {
-            return;
+        Node::With { target, .. } => {
+            // What replaces a part of input may be read where the part is.
+            let path = syntax::static_ref(target).map(|found| file.resolve(&found.path));
+            reads.0.extend(path.and_then(|path| input_path(&path)));
         }
-        let full = file.resolve(&found.path);
-        if let Some(path) = input_path(&full) {
-            reads.0.insert(path);
-        } else {
-            names.insert(full);
-        }
+        Node::Statement(_) | Node::Domain(_) | Node::Head(_) => {}
     });
 }
 
@@ -171,26 +141,16 @@ fn callee(
             Err(arity_message(&dotted, arities, arguments))
         };
     }
-    if let Some(arity) = builtins::arity(&dotted) {
-        let arities = BTreeSet::from([arity]);
-        return if fits(&arities, arguments) {
-            Ok(None)
-        } else {
-            Err(arity_message(&dotted, &arities, arguments))
-        };
-    }
-    match BUILTINS.get(dotted.as_str()) {
-        // 0 stands for any number, or for functions that check it themselves.
-        Some((_, 0)) => Ok(None),
-        Some((_, arity)) => {
-            let arities = BTreeSet::from([usize::from(*arity)]);
+    match builtins::arity(&dotted) {
+        Some(Arity::Any) => Ok(None),
+        Some(Arity::Exactly(arity)) => {
+            let arities = BTreeSet::from([arity]);
             if fits(&arities, arguments) {
                 Ok(None)
             } else {
                 Err(arity_message(&dotted, &arities, arguments))
             }
         }
-        None if dotted == "print" => Ok(None),
         None => Err(builtins::why_unknown(&dotted)),
     }
 }
@@ -224,8 +184,8 @@ fn recursion(uses: &BTreeMap<Name, Uses<'_>>) -> Vec<Problem> {
         .collect()
 }
 
-fn overlap(a: &[String], b: &[String]) -> bool {
-    a.iter().zip(b).all(|(a, b)| a == b)
+fn overlap(used: &Pattern, rule: &Name) -> bool {
+    used.iter().zip(rule).all(|(used, part)| used.as_ref().is_none_or(|used| used == part))
 }
 
 fn reaches_itself(rule: &Name, edges: &HashMap<&Name, Vec<&Name>>) -> bool {
@@ -244,11 +204,13 @@ fn reaches_itself(rule: &Name, edges: &HashMap<&Name, Vec<&Name>>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::source::RegoVersion;
     use super::*;
 
     fn analysed(texts: &[&str]) -> Analysis {
-        let modules: Vec<_> = texts.iter().map(|text| syntax::parse("p.rego", text).unwrap()).collect();
-        analyse(&modules)
+        let parsed = texts.iter().map(|text| syntax::parse("p.rego", text, RegoVersion::V1).unwrap());
+        let modules: Vec<_> = parsed.collect();
+        analyse(&modules.iter().map(File::new).collect::<Vec<_>>())
     }
 
     fn messages(texts: &[&str]) -> Vec<String> {

@@ -4,10 +4,12 @@
 
 mod json;
 pub mod operators;
+mod template_string;
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+use regorus::unstable::BUILTINS;
 use regorus::{Engine, Value};
 use thiserror::Error;
 
@@ -21,6 +23,9 @@ pub enum Fault {
     Type(String),
     #[error("eval_builtin_error: {0}")]
     Failed(String),
+    /// Two values where there can be one. Ends the evaluation in any case.
+    #[error("eval_conflict_error: {0}")]
+    Conflict(String),
 }
 
 impl Fault {
@@ -114,17 +119,65 @@ pub const fn of_many(name: &'static str, arity: u8, function: fn(&[Value]) -> Ou
 }
 
 fn families() -> impl Iterator<Item = Builtin> {
-    let families: [&[Builtin]; 2] = [&operators::BUILTINS, &json::BUILTINS];
+    let families: [&[Builtin]; 3] = [&operators::BUILTINS, &json::BUILTINS, &template_string::BUILTINS];
     families.into_iter().flatten().copied()
 }
 
 static BY_NAME: LazyLock<HashMap<&'static str, Builtin>> =
     LazyLock::new(|| families().map(|builtin| (builtin.name, builtin)).collect());
 
+/// How many arguments a built-in takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arity {
+    Exactly(usize),
+    /// The function itself looks at what it is given.
+    Any,
+}
+
 /// Arity of one of our own functions.
 #[must_use]
-pub fn arity(name: &str) -> Option<usize> {
+pub fn own_arity(name: &str) -> Option<usize> {
     BY_NAME.get(name).map(|builtin| usize::from(builtin.arity))
+}
+
+/// Arity of a built-in, ours or the engine's.
+#[must_use]
+pub fn arity(name: &str) -> Option<Arity> {
+    if let Some(own) = own_arity(name) {
+        return Some(Arity::Exactly(own));
+    }
+    match BUILTINS.get(name) {
+        // 0 stands for any number, or for functions that check it themselves.
+        Some((_, 0)) => Some(Arity::Any),
+        Some((_, arity)) => Some(Arity::Exactly(usize::from(*arity))),
+        None => (name == "print").then_some(Arity::Any),
+    }
+}
+
+#[must_use]
+pub fn exists(name: &str) -> bool {
+    arity(name).is_some()
+}
+
+/// The package of functions that only call a built-in: `with` replaces functions of policies, not built-ins of ours.
+pub const WRAPPERS: &str = "daypass.internal.builtins";
+
+/// The name of a built-in's function in that package.
+#[must_use]
+pub fn wrapper(name: &str) -> String {
+    format!("call__{}", name.replace('.', "__"))
+}
+
+/// The package itself, for the built-ins that need one.
+#[must_use]
+pub fn wrappers<'a>(names: impl Iterator<Item = &'a String>) -> String {
+    let mut module = format!("package {WRAPPERS}\n");
+    for name in names {
+        let Some(Arity::Exactly(arity)) = arity(name) else { continue };
+        let arguments = (0..arity).map(|index| format!("a{index}")).collect::<Vec<_>>().join(", ");
+        module.extend([&wrapper(name), "(", &arguments, ") := ", name, "(", &arguments, ")\n"]);
+    }
+    module
 }
 
 /// # Errors
@@ -133,6 +186,7 @@ pub fn register(engine: &mut Engine, errors: BuiltinErrors) -> anyhow::Result<()
     for builtin in families() {
         let function = move |arguments: Vec<Value>| match (builtin.call(&arguments), errors) {
             (Ok(value), _) => Ok(value),
+            (Err(fault @ Fault::Conflict(_)), _) => Err(anyhow::Error::new(fault)),
             (Err(_), BuiltinErrors::Undefined) => Ok(Value::Undefined),
             (Err(Fault::Type(message)), BuiltinErrors::Strict) => {
                 Err(anyhow::anyhow!("eval_type_error: {}: {message}", builtin.shown))

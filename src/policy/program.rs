@@ -7,15 +7,22 @@ use regorus::{Engine, Value};
 
 use super::analysis::{self, InputReads};
 use super::builtins::{self, BuiltinErrors};
+use super::conflict;
 use super::error::{LoadError, Problem};
-use super::source::{RegoFile, Sources};
-use super::{json, rewrite, syntax};
+use super::module::{Desugared, Module};
+use super::names::{self, File};
+use super::rewrite::{self, Context};
+use super::source::{RegoFile, RegoVersion, Sources};
+use super::{json, syntax};
 
 /// How often the engine looks at the clock, in evaluation steps of well under a microsecond each.
 const TIME_CHECK_INTERVAL: u32 = 256;
 
+/// Functions that stand for built-ins where `with` needs a function of a policy.
+const WRAPPERS_MODULE: &str = "daypass/builtins.rego";
+
 pub struct Program {
-    modules: Vec<RegoFile>,
+    modules: Vec<Module>,
     data: Value,
     reads: InputReads,
     time_limit: Duration,
@@ -44,13 +51,32 @@ impl Program {
     }
 
     #[must_use]
-    pub fn modules(&self) -> &[RegoFile] {
+    pub fn modules(&self) -> &[Module] {
         &self.modules
     }
 
     /// Adds a module that needs no checks.
     pub fn push(&mut self, module: RegoFile) {
-        self.modules.push(module);
+        self.modules.push(Module::plain(module));
+    }
+
+    /// The problem where somebody wrote it, rather than in what it was translated to.
+    #[must_use]
+    pub fn place(&self, problem: Problem) -> Problem {
+        match self.module_at(&problem) {
+            Some(module) => module.place(problem),
+            None => problem,
+        }
+    }
+
+    /// OPA's words for a conflict, if the problem is one.
+    #[must_use]
+    pub fn conflict(&self, problem: &Problem) -> Option<&'static str> {
+        conflict::wording(&problem.message, self.module_at(problem), problem.line)
+    }
+
+    fn module_at(&self, problem: &Problem) -> Option<&Module> {
+        self.modules.iter().find(|module| module.name == problem.file && module.has_line(problem.line))
     }
 
     /// An engine with everything loaded, compiled for `entry` if there is one.
@@ -70,12 +96,13 @@ impl Program {
             limit: self.time_limit,
             check_interval: NonZeroU32::new(TIME_CHECK_INTERVAL).unwrap_or(NonZeroU32::MIN),
         });
-        let whole = |error: &anyhow::Error| Problem::from_engine("policy", error);
+        let whole = |error: &anyhow::Error| self.place(Problem::from_engine("policy", error));
         builtins::register(&mut engine, self.builtin_errors).map_err(|error| whole(&error))?;
         for module in &self.modules {
+            engine.set_rego_v0(module.version == RegoVersion::V0);
             engine
-                .add_policy(module.name.clone(), module.text.clone())
-                .map_err(|error| Problem::from_engine(&module.name, &error))?;
+                .add_policy(module.name.clone(), module.text().to_owned())
+                .map_err(|error| self.place(Problem::from_engine(&module.name, &error)))?;
         }
         engine.add_data(self.data.clone()).map_err(|error| whole(&error))?;
         if let Some(entry) = entry {
@@ -86,32 +113,39 @@ impl Program {
 }
 
 /// Every module parsed, analysed and translated.
-fn check(sources: &Sources) -> Result<(Vec<RegoFile>, InputReads), LoadError> {
-    let parsed: Vec<_> = sources.modules.iter().map(|file| syntax::parse(&file.name, &file.text)).collect();
-    let problems: Vec<_> = parsed.iter().filter_map(|result| result.as_ref().err().cloned()).collect();
-    if !problems.is_empty() {
-        return Err(LoadError(problems));
-    }
-    let trees: Vec<_> = parsed.into_iter().filter_map(Result::ok).collect();
-    let analysis = analysis::analyse(&trees);
+fn check(sources: &Sources) -> Result<(Vec<Module>, InputReads), LoadError> {
+    let desugared = all(sources.modules.iter().map(Desugared::new))?;
+    let trees = all(desugared.iter().map(Desugared::parse))?;
+    let files: Vec<File<'_>> = trees.iter().map(File::new).collect();
+    let analysis = analysis::analyse(&files);
     if !analysis.problems.is_empty() {
-        return Err(LoadError(analysis.problems));
+        let place = |problem: Problem| match desugared.iter().find(|file| file.name == problem.file) {
+            Some(file) => file.place(problem),
+            None => problem,
+        };
+        return Err(LoadError(analysis.problems.into_iter().map(place).collect()));
     }
-    let rewritten = sources.modules.iter().zip(&trees).map(|(file, tree)| translate(file, tree));
-    let (modules, problems): (Vec<_>, Vec<_>) = rewritten.partition(Result::is_ok);
-    let problems: Vec<Problem> = problems.into_iter().filter_map(Result::err).collect();
-    if !problems.is_empty() {
-        return Err(LoadError(problems));
+    let (roots, replaced) = (names::rule_roots(&files), rewrite::replaced_builtins(&files));
+    let mut wrapped = rewrite::replacing_builtins(&files);
+    wrapped.extend(replaced.iter().cloned());
+    let translated = desugared.into_iter().zip(&files).map(|(source, file)| {
+        let rule_roots = roots.get(&file.package).cloned().unwrap_or_default();
+        source.translate(file, &Context { rule_roots, replaced: replaced.clone() })
+    });
+    let mut modules: Vec<Module> = all(translated)?.into_iter().flatten().collect();
+    if !wrapped.is_empty() {
+        modules.push(Module::plain(RegoFile::new(WRAPPERS_MODULE, builtins::wrappers(wrapped.iter()))));
     }
-    Ok((modules.into_iter().filter_map(Result::ok).collect(), analysis.reads))
+    Ok((modules, analysis.reads))
 }
 
-fn translate(file: &RegoFile, tree: &regorus::unstable::Module) -> Result<RegoFile, Problem> {
-    let text = rewrite::rewrite(tree, &file.text)
-        .map_err(|error| Problem::in_file(&file.name, error.to_string()))?;
-    // Calls nest where operators only stood in a row, and the engine has a limit for that.
-    match syntax::parse(&file.name, &text) {
-        Ok(_) => Ok(RegoFile { name: file.name.clone(), text }),
-        Err(problem) => Err(Problem { message: rewrite::CannotRewrite.to_string(), ..problem }),
+/// Every result, or every problem.
+fn all<T>(results: impl Iterator<Item = Result<T, Problem>>) -> Result<Vec<T>, LoadError> {
+    let (good, bad): (Vec<_>, Vec<_>) = results.partition(Result::is_ok);
+    let problems: Vec<Problem> = bad.into_iter().filter_map(Result::err).collect();
+    if problems.is_empty() {
+        Ok(good.into_iter().filter_map(Result::ok).collect())
+    } else {
+        Err(LoadError(problems))
     }
 }

@@ -9,10 +9,11 @@ use thiserror::Error;
 use super::builtins::BuiltinErrors;
 use super::document::Document;
 use super::error::{LoadError, Problem};
+use super::module::Desugared;
+use super::names::File;
 use super::program::Program;
-use super::rewrite;
-use super::source::Sources;
-use super::syntax;
+use super::rewrite::{self, Context};
+use super::source::{RegoFile, Sources};
 
 const QUERY_FILE: &str = "query";
 /// A query is translated as the body of a rule of this module.
@@ -84,7 +85,7 @@ impl Evaluator {
         self.engine.set_input(input.map_or(Value::Undefined, |document| document.0));
         let error = match catch_unwind(AssertUnwindSafe(|| self.engine.eval_query(query, false))) {
             Ok(Ok(results)) => return Ok(results.result.into_iter().filter_map(answer).collect()),
-            Ok(Err(error)) => query_error(&error),
+            Ok(Err(error)) => query_error(&error, &self.program),
             Err(_) => internal(&Problem::in_file(QUERY_FILE, "evaluation panicked")),
         };
         // An engine that failed must not be used again.
@@ -113,10 +114,12 @@ fn translate(query: &str) -> Result<String, QueryError> {
         code: ErrorCode::Parse,
         problem: Problem { line: problem.line.saturating_sub(2), ..problem },
     };
-    let tree = syntax::parse(QUERY_FILE, &module).map_err(parse)?;
-    let text = rewrite::rewrite(&tree, &module)
-        .map_err(|error| parse(Problem::in_file(QUERY_FILE, error.to_string())))?;
-    let inner = text.strip_prefix(QUERY_OPENS).and_then(|text| text.strip_suffix(QUERY_CLOSES));
+    let desugared = Desugared::new(&RegoFile::new(QUERY_FILE, module)).map_err(parse)?;
+    let tree = desugared.parse().map_err(parse)?;
+    let parts = rewrite::rewrite(&File::new(&tree), desugared.text(), &Context::default());
+    let parts = parts.map_err(|error| parse(Problem::in_file(QUERY_FILE, error.to_string())))?;
+    let inner =
+        parts.first().and_then(|part| part.text.strip_prefix(QUERY_OPENS)?.strip_suffix(QUERY_CLOSES));
     Ok(inner.unwrap_or(query).to_owned())
 }
 
@@ -124,22 +127,25 @@ fn internal(problem: &Problem) -> QueryError {
     QueryError { code: ErrorCode::Internal, problem: problem.clone() }
 }
 
-fn query_error(error: &anyhow::Error) -> QueryError {
+fn query_error(error: &anyhow::Error, program: &Program) -> QueryError {
     let text = format!("{error:#}");
-    let problem = Problem::from_engine(QUERY_FILE, error);
+    let mut problem = Problem::from_engine(QUERY_FILE, error);
     let mentions = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    let code = if text.contains("eval_type_error") {
+    let code = if let Some(wording) = program.conflict(&problem) {
+        wording.clone_into(&mut problem.message);
+        ErrorCode::Conflict
+    } else if text.contains("eval_conflict_error") {
+        ErrorCode::Conflict
+    } else if text.contains("eval_type_error") {
         ErrorCode::Type
     } else if text.contains("eval_builtin_error") {
         ErrorCode::Builtin
     } else if text.contains("exceeded time limit") {
         ErrorCode::Cancelled
-    } else if mentions(&["multiple outputs", "conflict", "must be unique"]) {
-        ErrorCode::Conflict
     } else if mentions(&["expects", "must be"]) {
         ErrorCode::Type
     } else {
         ErrorCode::Builtin
     };
-    QueryError { code, problem }
+    QueryError { code, problem: program.place(problem) }
 }

@@ -1,54 +1,278 @@
-//! Arithmetic, set operators and iteration with OPA's meaning.
+//! A module's text with OPA's meaning, for an engine that differs here and there.
 //!
-//! In OPA an operand of the wrong type makes the expression undefined, so the next rule body may still hold. The
-//! engine's own operators fail the whole evaluation instead, and whoever writes request bodies could make every
-//! decision an error. So before a policy is compiled, `a + b` becomes a call of our own function, which is undefined
-//! where OPA's is. Columns to the right of a rewritten operator shift in *run-time* messages; lines stay.
+//! * Arithmetic, set operators and iteration become calls of our own functions: an operand of the wrong type makes the
+//!   expression undefined, where the engine would fail the whole evaluation, and whoever writes request bodies could
+//!   make every decision an error.
+//! * Imports are spelled out: the engine shares them between the files of a package.
+//! * A variable that has the name of a rule or import gets one of its own.
+//! * `f(x, y)` for a function that leaves its result in `y` becomes `f(x) = y`.
+//! * A rule whose name begins with a keyword moves to a package of its own.
+//!
+//! Every line stays where it was; [`Edited`] knows the columns.
 
-use regorus::unstable::{ArithOp, BinOp, Expr, Module};
+use std::collections::BTreeSet;
 
+use regorus::unstable::{ArithOp, BinOp, Expr, Rule, Span};
 use thiserror::Error;
 
 use super::builtins::operators::{ADD, DIVIDE, DOMAIN, INTERSECT, MULTIPLY, REMAINDER, SUBTRACT, UNITE};
+use super::builtins::{self, WRAPPERS};
+use super::desugar;
+use super::edits::{Edit, Edited, blank};
+use super::names::{File, Scopes, reference};
 use super::syntax::{self, Node};
 
-/// The module's text with its operators as calls.
+/// What of other files the rewriting of one must know.
+#[derive(Default)]
+pub struct Context {
+    /// The first part of the names of this package's rules.
+    pub rule_roots: BTreeSet<String>,
+    /// Functions of ours that some `with` of the whole policy replaces, by their names.
+    pub replaced: BTreeSet<String>,
+}
+
+/// One file becomes one module, and one more for each package of rules that begin with a keyword.
 ///
 /// # Errors
 /// The text cannot be rewritten: a mistake here. Left as it was, it would not mean what it means in OPA.
-pub fn rewrite(module: &Module, text: &str) -> Result<String, CannotRewrite> {
-    let mut edits = Vec::new();
-    for rule in &module.policy {
-        syntax::walk_rule(rule, &mut |node| match node {
-            Node::Expr(expr) => edits.extend(operator_edits(expr, text).into_iter().flatten()),
-            Node::Domain(expr) => edits.extend(domain_edits(expr).into_iter().flatten()),
-            Node::Local(_) => {}
-        });
+pub fn rewrite(file: &File<'_>, text: &str, context: &Context) -> Result<Vec<Edited>, CannotRewrite> {
+    let mut modules = vec![rewrite_part(file, text, context, None)?];
+    let keywords: BTreeSet<String> =
+        file.module.policy.iter().filter_map(|rule| keyword_root(rule)).collect();
+    for keyword in &keywords {
+        modules.push(rewrite_part(file, text, context, Some(keyword))?);
     }
-    // A call ends before the operator that follows it without a space. Stable beyond that, so that of two calls opened
-    // at one place the outer one, found first, stays in front.
-    edits.sort_by_key(|edit| (edit.at, edit.replaces));
-    let mut rewritten = String::with_capacity(text.len() + edits.len() * 16);
-    let mut copied = 0;
-    for edit in &edits {
-        rewritten.push_str(text.get(copied..edit.at).ok_or(CannotRewrite)?);
-        rewritten.push_str(&edit.insert);
-        copied = edit.at + edit.replaces;
-    }
-    rewritten.push_str(text.get(copied..).ok_or(CannotRewrite)?);
-    Ok(rewritten)
+    Ok(modules)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error(
-    "an operator in this file cannot be given OPA's meaning; put the parts of the expression on rules of their own"
+    "an expression in this file cannot be given OPA's meaning; put the parts of the expression on rules of their own"
 )]
 pub struct CannotRewrite;
 
-struct Edit {
-    at: usize,
-    replaces: usize,
-    insert: String,
+fn keyword_root(rule: &Rule) -> Option<String> {
+    let root = syntax::root_of(syntax::rule_name(rule).0)?;
+    desugar::keyword_of(root.text()).map(str::to_owned)
+}
+
+/// The rules that belong to the file's own package, or those that moved to the package of one keyword.
+fn rewrite_part(
+    file: &File<'_>,
+    text: &str,
+    context: &Context,
+    moved: Option<&String>,
+) -> Result<Edited, CannotRewrite> {
+    let mut edits = Vec::new();
+    for import in &file.module.imports {
+        let is_ours =
+            syntax::import_alias(import).is_some_and(|(alias, _)| file.imports.contains_key(&alias));
+        if is_ours {
+            edits.push(blanked(text, &import.span)?);
+        }
+    }
+    if let Some(keyword) = moved {
+        let mut package = file.package.clone();
+        package.push(keyword.clone());
+        let (from, to) = range(text, &file.module.package.span)?;
+        let line =
+            format!("package {}", reference(&package).trim_start_matches("data.").trim_start_matches("data"));
+        edits.push(Edit::replace(from, to, line));
+    }
+    for rule in &file.module.policy {
+        if keyword_root(rule).as_ref() == moved {
+            let mut rewriter = Rewriter { file, text, context, moved: moved.is_some(), edits: &mut edits };
+            rewriter.rule(rule)?;
+        } else {
+            edits.push(blanked(text, syntax::rule_span(rule))?);
+        }
+    }
+    Edited::new(text, edits).ok_or(CannotRewrite)
+}
+
+fn blanked(text: &str, span: &Span) -> Result<Edit, CannotRewrite> {
+    let (from, to) = range(text, span)?;
+    Ok(Edit::replace(from, to, blank(text.get(from..to).ok_or(CannotRewrite)?)))
+}
+
+fn range(text: &str, span: &Span) -> Result<(usize, usize), CannotRewrite> {
+    syntax::range(text, span).ok_or(CannotRewrite)
+}
+
+struct Rewriter<'a, 'e> {
+    file: &'a File<'a>,
+    text: &'a str,
+    context: &'a Context,
+    /// Whether the rule leaves its package, and must spell out the names of those it leaves behind.
+    moved: bool,
+    edits: &'e mut Vec<Edit>,
+}
+
+impl<'a> Rewriter<'a, '_> {
+    fn rule(&mut self, rule: &'a Rule) -> Result<(), CannotRewrite> {
+        let mut scopes = Scopes::default();
+        let mut result = Ok(());
+        syntax::walk_rule(rule, &mut |node| {
+            if result.is_ok() {
+                result = self.node(node, &mut scopes);
+            }
+        });
+        result
+    }
+
+    fn node(&mut self, node: Node<'a>, scopes: &mut Scopes<'a>) -> Result<(), CannotRewrite> {
+        match node {
+            Node::Open => scopes.open(),
+            Node::Close => scopes.close(),
+            Node::Local(span) => {
+                scopes.declare(span);
+                self.variable(span, scopes)?;
+            }
+            Node::Expr(expr) => {
+                self.edits.extend(operator_edits(expr, self.text).into_iter().flatten());
+                if let Some(root) = syntax::root_of(expr) {
+                    self.variable(root, scopes)?;
+                }
+            }
+            Node::Statement(expr) => self.output_argument(expr, scopes)?,
+            Node::Callee { name, .. } => self.callee(name, scopes)?,
+            Node::Domain(expr) => self.edits.extend(domain_edits(expr).into_iter().flatten()),
+            Node::With { target, value } => {
+                self.callee(target, scopes)?;
+                self.replacement(value, scopes)?;
+            }
+            Node::Head(name) => self.head(name)?,
+        }
+        Ok(())
+    }
+
+    /// A variable or what a reference begins with.
+    fn variable(&mut self, span: &Span, scopes: &Scopes<'_>) -> Result<(), CannotRewrite> {
+        let name = span.text();
+        let (from, to) = range(self.text, span)?;
+        let is_keyword = desugar::keyword_of(name).is_some();
+        if scopes.has(name) {
+            if self.context.rule_roots.contains(name) || self.file.imports.contains_key(name) {
+                self.edits.push(Edit::replace(from, to, format!("daypass__local__{name}")));
+            }
+        } else if is_keyword
+            || self.file.imports.contains_key(name)
+            || (self.moved && self.context.rule_roots.contains(name))
+        {
+            let full = self.file.resolve(&[name.to_owned()]);
+            self.edits.push(Edit::replace(from, to, reference(&full)));
+        }
+        Ok(())
+    }
+
+    /// The name of a function, which may be one of ours that a `with` somewhere replaces.
+    fn callee(&mut self, name: &Expr, scopes: &Scopes<'_>) -> Result<(), CannotRewrite> {
+        match self.builtin(name, scopes) {
+            Some(dotted) if self.context.replaced.contains(&dotted) => self.wrapped(name, &dotted),
+            Some(_) => Ok(()),
+            None => syntax::root_of(name).map_or(Ok(()), |root| self.variable(root, scopes)),
+        }
+    }
+
+    /// What a `with` puts in a function's place: the engine takes only functions of policies there.
+    fn replacement(&mut self, value: &Expr, scopes: &Scopes<'_>) -> Result<(), CannotRewrite> {
+        match self.builtin(value, scopes) {
+            Some(dotted) => self.wrapped(value, &dotted),
+            None => Ok(()),
+        }
+    }
+
+    fn wrapped(&mut self, name: &Expr, dotted: &str) -> Result<(), CannotRewrite> {
+        let (from, to) = (range(self.text, syntax::start_of(name))?.0, range(self.text, name.span())?.1);
+        self.edits.push(Edit::replace(from, to, format!("data.{WRAPPERS}.{}", builtins::wrapper(dotted))));
+        Ok(())
+    }
+
+    /// The built-in that a name means.
+    fn builtin(&self, name: &Expr, scopes: &Scopes<'_>) -> Option<String> {
+        let found = syntax::static_ref(name).filter(|found| found.is_whole)?;
+        let root = found.path.first()?;
+        let is_own = scopes.has(root)
+            || self.file.imports.contains_key(root)
+            || self.context.rule_roots.contains(root)
+            || desugar::keyword_of(root).is_some();
+        let dotted = found.path.join(".");
+        (!is_own && builtins::exists(&dotted)).then_some(dotted)
+    }
+
+    /// Functions of ours take no argument for their result; the engine's and those of policies do.
+    fn output_argument(&mut self, expr: &Expr, scopes: &Scopes<'_>) -> Result<(), CannotRewrite> {
+        let Expr::Call { span, fcn, params, .. } = expr else { return Ok(()) };
+        let Some(arity) = self.builtin(fcn, scopes).and_then(|name| builtins::own_arity(&name)) else {
+            return Ok(());
+        };
+        let Some((output, inputs)) = params.split_last().filter(|(_, inputs)| inputs.len() == arity) else {
+            return Ok(());
+        };
+        let begins = range(self.text, syntax::start_of(output))?.0;
+        let closes = range(self.text, span)?.1;
+        match inputs.last() {
+            Some(last) => {
+                let comma = find_operator(self.text, range(self.text, last.span())?.1, begins, ',')
+                    .ok_or(CannotRewrite)?;
+                self.edits.push(Edit::replace(comma, comma + 1, ") ="));
+            }
+            None => self.edits.push(Edit::insert(begins, ") = ")),
+        }
+        // The parenthesis that closed the call.
+        self.edits.push(Edit::replace(closes.saturating_sub(1), closes, " "));
+        Ok(())
+    }
+
+    /// `daypass__keyword__as.foo` is `foo` in its own package.
+    fn head(&mut self, name: &Expr) -> Result<(), CannotRewrite> {
+        let Some(root) = syntax::root_of(name).filter(|root| desugar::keyword_of(root.text()).is_some())
+        else {
+            return Ok(());
+        };
+        let (from, to) = range(self.text, root)?;
+        // The desugared text has a dot directly behind the keyword.
+        self.edits.push(Edit::replace(from, to + 1, ""));
+        Ok(())
+    }
+}
+
+/// Every function of ours that a `with` replaces anywhere.
+#[must_use]
+pub fn replaced_builtins(files: &[File<'_>]) -> BTreeSet<String> {
+    let mut replaced = BTreeSet::new();
+    for rule in files.iter().flat_map(|file| &file.module.policy) {
+        syntax::walk_rule(rule, &mut |node| {
+            if let Node::With { target, .. } = node
+                && let Some(found) = syntax::static_ref(target).filter(|found| found.is_whole)
+            {
+                let dotted = found.path.join(".");
+                if builtins::own_arity(&dotted).is_some() {
+                    replaced.insert(dotted);
+                }
+            }
+        });
+    }
+    replaced
+}
+
+/// The built-ins that policies name as values of `with`, which need a function of a policy in their place.
+#[must_use]
+pub fn replacing_builtins(files: &[File<'_>]) -> BTreeSet<String> {
+    let mut replacing = BTreeSet::new();
+    for rule in files.iter().flat_map(|file| &file.module.policy) {
+        syntax::walk_rule(rule, &mut |node| {
+            if let Node::With { value, .. } = node
+                && let Some(found) = syntax::static_ref(value).filter(|found| found.is_whole)
+            {
+                let dotted = found.path.join(".");
+                if builtins::exists(&dotted) {
+                    replacing.insert(dotted);
+                }
+            }
+        });
+    }
+    replacing
 }
 
 fn operator_edits(expr: &Expr, text: &str) -> Option<[Edit; 3]> {
@@ -73,12 +297,13 @@ fn operator_edits(expr: &Expr, text: &str) -> Option<[Edit; 3]> {
         }
         _ => return None,
     };
-    let position = |offset: u32| usize::try_from(offset).ok();
-    let operator = find_operator(text, position(lhs.span().end)?, position(rhs.span().start)?, symbol)?;
+    let (whole, left, right) =
+        (syntax::range(text, span)?, syntax::range(text, lhs.span())?, syntax::range(text, rhs.span())?);
+    let operator = find_operator(text, left.1, right.0, symbol)?;
     Some([
-        Edit { at: position(span.start)?, replaces: 0, insert: format!("{function}(") },
-        Edit { at: operator, replaces: 1, insert: ",".to_owned() },
-        Edit { at: position(span.end)?, replaces: 0, insert: ")".to_owned() },
+        Edit::insert(whole.0, format!("{function}(")),
+        Edit::replace(operator, operator + 1, ","),
+        Edit::insert(whole.1, ")"),
     ])
 }
 
@@ -89,10 +314,7 @@ fn domain_edits(expr: &Expr) -> Option<[Edit; 2]> {
     }
     let start = usize::try_from(syntax::start_of(expr).start).ok()?;
     let end = usize::try_from(expr.span().end).ok()?;
-    Some([
-        Edit { at: start, replaces: 0, insert: format!("{DOMAIN}(") },
-        Edit { at: end, replaces: 0, insert: ")".to_owned() },
-    ])
+    Some([Edit::insert(start, format!("{DOMAIN}(")), Edit::insert(end, ")")])
 }
 
 fn is_number(expr: &Expr) -> bool {
@@ -118,10 +340,15 @@ fn find_operator(text: &str, from: usize, to: usize, symbol: char) -> Option<usi
 
 #[cfg(test)]
 mod tests {
+    use super::super::source::RegoVersion;
     use super::*;
 
     fn rewritten(text: &str) -> String {
-        rewrite(&syntax::parse("p.rego", text).unwrap(), text).unwrap()
+        let module = syntax::parse("p.rego", text, RegoVersion::V1).unwrap();
+        let rule_roots = ["taken".to_owned()].into();
+        rewrite(&File::new(&module), text, &Context { rule_roots, ..Context::default() }).unwrap()[0]
+            .text
+            .clone()
     }
 
     #[test]

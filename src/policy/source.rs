@@ -12,10 +12,27 @@ use super::error::{LoadError, Problem};
 /// The policy a sidecar has when none is named.
 const DEFAULT_POLICY: &str = include_str!("../../policies/authz.rego");
 
+/// Which of the language's two versions a file is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RegoVersion {
+    /// `if` and `contains` only where they are imported: what OPA took before 1.0.
+    V0,
+    #[default]
+    V1,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RegoFile {
     pub name: String,
     pub text: String,
+    pub version: RegoVersion,
+}
+
+impl RegoFile {
+    #[must_use]
+    pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { name: name.into(), text: text.into(), version: RegoVersion::V1 }
+    }
 }
 
 /// Everything a policy is compiled from.
@@ -30,13 +47,13 @@ impl Sources {
     /// The built-in policy: a request passes if a grant covers it.
     #[must_use]
     pub fn built_in() -> Self {
-        let module = RegoFile { name: "built-in/authz.rego".to_owned(), text: DEFAULT_POLICY.to_owned() };
+        let module = RegoFile::new("built-in/authz.rego", DEFAULT_POLICY);
         Self { modules: vec![module], data: Map::new() }
     }
 
     #[must_use]
     pub fn from_text(name: &str, text: &str) -> Self {
-        let module = RegoFile { name: name.to_owned(), text: text.to_owned() };
+        let module = RegoFile::new(name, text);
         Self { modules: vec![module], data: Map::new() }
     }
 
@@ -99,7 +116,7 @@ impl Sources {
         let name = path.display().to_string();
         let text = fs::read_to_string(path).map_err(|error| vec![unreadable(path, &error)])?;
         if has_extension(path, &["rego"]) {
-            self.modules.push(RegoFile { name, text });
+            self.modules.push(RegoFile::new(name, text));
             return Ok(());
         }
         let document = if has_extension(path, &["json"]) {

@@ -1,10 +1,11 @@
 //! Walking the syntax tree of a policy. The only file that knows the shape of the engine's tree.
 
 use regorus::unstable::{
-    Expr, Import, Literal, Module, Parser, Query, Rule, RuleAssign, RuleHead, Source, Span,
+    AssignOp, Expr, Import, Literal, Module, Parser, Query, Rule, RuleAssign, RuleHead, Source, Span,
 };
 
 use super::error::Problem;
+use super::source::RegoVersion;
 
 /// OPA has no line limit; a JWKS on one line is usual. The engine's own default of 1,024 columns would refuse it.
 pub const MAX_COLUMNS: u32 = 1 << 20;
@@ -12,13 +13,15 @@ pub const MAX_COLUMNS: u32 = 1 << 20;
 pub const MAX_FILE_BYTES: usize = 16 << 20;
 pub const MAX_LINES: usize = 200_000;
 
-pub fn parse(file: &str, text: &str) -> Result<Module, Problem> {
+pub fn parse(file: &str, text: &str, version: RegoVersion) -> Result<Module, Problem> {
     let limits = (non_zero(MAX_FILE_BYTES), non_zero(MAX_LINES));
     let module = || {
         let source = Source::from_contents_with_limits(file.to_owned(), text.to_owned(), limits.0, limits.1)?;
         let mut parser = Parser::new(&source)?;
         parser.set_max_col(std::num::NonZeroU32::new(MAX_COLUMNS).unwrap_or(std::num::NonZeroU32::MAX));
-        parser.enable_rego_v1()?;
+        if version == RegoVersion::V1 {
+            parser.enable_rego_v1()?;
+        }
         parser.parse()
     };
     module().map_err(|error: anyhow::Error| Problem::from_engine(file, &error))
@@ -34,11 +37,29 @@ pub const fn non_zero(value: usize) -> std::num::NonZeroUsize {
 /// What a walk comes across, parents before children.
 #[derive(Clone, Copy)]
 pub enum Node<'a> {
+    /// A body, a comprehension or a rule with arguments begins; what is declared from here on holds until it ends.
+    Open,
+    Close,
+    /// A name that this scope declares: `some x`, `every k, v`, an argument, the left of `:=`. All of a scope come
+    /// before anything that can use them.
+    Local(&'a Span),
     Expr(&'a Expr),
-    /// A name that this rule declares for itself: `some x`, `every k, v`, an argument, the left of `:=`.
-    Local(&'a str),
+    /// A call that stands as a statement of its own; follows as an expression too.
+    Statement(&'a Expr),
+    /// The name of a function that is called, and with how many arguments.
+    Callee {
+        name: &'a Expr,
+        arguments: usize,
+    },
     /// What `some .. in` or `every .. in` iterates over; its expression follows as a node of its own.
     Domain(&'a Expr),
+    /// `with target as value`; neither follows as a node of its own if it names a function.
+    With {
+        target: &'a Expr,
+        value: &'a Expr,
+    },
+    /// The name in a rule's head.
+    Head(&'a Expr),
 }
 
 /// `package a.b["c"]` as `["data", "a", "b", "c"]`.
@@ -80,6 +101,29 @@ pub fn static_ref(expr: &Expr) -> Option<StaticRef> {
     }
 }
 
+/// A reference with `None` for what is only known when it is evaluated: `data[x].a` is `[data, None, a]`.
+pub fn pattern_ref(expr: &Expr) -> Option<Vec<Option<String>>> {
+    match expr {
+        Expr::Var { span, .. } => Some(vec![Some(span.text().to_owned())]),
+        Expr::RefDot { refr, field, .. } => {
+            let mut found = pattern_ref(refr)?;
+            found.push(Some(string_value(&field.1).unwrap_or_else(|| field.0.text().to_owned())));
+            Some(found)
+        }
+        Expr::RefBrack { refr, index, .. } => {
+            let mut found = pattern_ref(refr)?;
+            found.push(match index.as_ref() {
+                Expr::String { value, .. } | Expr::RawString { value, .. } => string_value(value),
+                // No rule is named by a number.
+                Expr::Number { span, .. } => Some(format!("[{}]", span.text())),
+                _ => None,
+            });
+            Some(found)
+        }
+        _ => None,
+    }
+}
+
 fn string_value(value: &regorus::Value) -> Option<String> {
     value.as_string().ok().map(ToString::to_string)
 }
@@ -92,12 +136,37 @@ pub fn start_of(expr: &Expr) -> &Span {
     }
 }
 
+/// The variable that a reference begins with, if it begins with one.
+pub fn root_of(expr: &Expr) -> Option<&Span> {
+    match expr {
+        Expr::RefDot { refr, .. } | Expr::RefBrack { refr, .. } => root_of(refr),
+        Expr::Var { span, .. } => Some(span),
+        _ => None,
+    }
+}
+
+/// Where a node stands in its text. The engine's spans leave out the quotes of a string.
+pub fn range(text: &str, span: &Span) -> Option<(usize, usize)> {
+    let (from, to) = (usize::try_from(span.start).ok()?, usize::try_from(span.end).ok()?);
+    let is_quote = |at: usize| matches!(text.as_bytes().get(at), Some(b'"' | b'`'));
+    // Nothing but a string stands directly beside a quote.
+    let before = from.checked_sub(1).filter(|before| is_quote(*before));
+    Some((before.unwrap_or(from), if is_quote(to) { to + 1 } else { to }))
+}
+
 /// The name an import is used by, and what it stands for.
 pub fn import_alias(import: &Import) -> Option<(String, Vec<String>)> {
     let path = static_ref(&import.refr)?.path;
     let alias =
         import.r#as.as_ref().map_or_else(|| path.last().cloned(), |span| Some(span.text().to_owned()))?;
     Some((alias, path))
+}
+
+/// All of a rule, from its head to the end of its last body.
+pub fn rule_span(rule: &Rule) -> &Span {
+    match rule {
+        Rule::Default { span, .. } | Rule::Spec { span, .. } => span,
+    }
 }
 
 /// The reference that names a rule, and how many arguments it takes if it is a function.
@@ -110,50 +179,60 @@ pub fn rule_name(rule: &Rule) -> (&Expr, Option<usize>) {
 }
 
 pub fn walk_rule<'a>(rule: &'a Rule, visit: &mut impl FnMut(Node<'a>)) {
+    visit(Node::Open);
     match rule {
-        Rule::Default { args, value, .. } => {
-            args.iter().for_each(|arg| walk_argument(arg, visit));
+        Rule::Default { refr, args, value, .. } => {
+            walk_arguments(args, visit);
+            walk_head(refr, visit);
             walk_expr(value, visit);
         }
         Rule::Spec { head, bodies, .. } => {
-            match head {
-                RuleHead::Compr { refr, assign, .. } => {
-                    walk_head(refr, visit);
-                    walk_assign(assign.as_ref(), visit);
-                }
-                RuleHead::Set { refr, key, .. } => {
-                    walk_head(refr, visit);
-                    key.iter().for_each(|key| walk_expr(key, visit));
-                }
-                RuleHead::Func { refr, args, assign, .. } => {
-                    walk_head(refr, visit);
-                    args.iter().for_each(|arg| walk_argument(arg, visit));
-                    walk_assign(assign.as_ref(), visit);
-                }
+            if let RuleHead::Func { args, .. } = head {
+                walk_arguments(args, visit);
             }
+            let mut bodies = bodies.iter();
+            let first = bodies.next();
+            // The head's key and value are evaluated where the first body's variables are.
+            walk_scope(first.map(|body| body.query.as_ref()), visit, |visit| {
+                let (refr, key, assign) = match head {
+                    RuleHead::Compr { refr, assign, .. } | RuleHead::Func { refr, assign, .. } => {
+                        (refr, None, assign.as_ref())
+                    }
+                    RuleHead::Set { refr, key, .. } => (refr, key.as_ref(), None),
+                };
+                walk_head(refr, visit);
+                key.into_iter().for_each(|key| walk_expr(key, visit));
+                walk_assign(assign, visit);
+                first.into_iter().for_each(|body| walk_assign(body.assign.as_ref(), visit));
+            });
             for body in bodies {
-                walk_assign(body.assign.as_ref(), visit);
-                walk_query(&body.query, visit);
+                walk_scope(Some(&body.query), visit, |visit| walk_assign(body.assign.as_ref(), visit));
             }
         }
     }
+    visit(Node::Close);
 }
 
 /// The head's own name is not a use of anything; the keys in its brackets are.
 fn walk_head<'a>(expr: &'a Expr, visit: &mut impl FnMut(Node<'a>)) {
+    visit(Node::Head(expr));
+    walk_keys(expr, visit);
+}
+
+fn walk_keys<'a>(expr: &'a Expr, visit: &mut impl FnMut(Node<'a>)) {
     match expr {
-        Expr::RefDot { refr, .. } => walk_head(refr, visit),
+        Expr::RefDot { refr, .. } => walk_keys(refr, visit),
         Expr::RefBrack { refr, index, .. } => {
-            walk_head(refr, visit);
+            walk_keys(refr, visit);
             walk_expr(index, visit);
         }
         _ => {}
     }
 }
 
-fn walk_argument<'a>(arg: &'a Expr, visit: &mut impl FnMut(Node<'a>)) {
-    declare(arg, visit);
-    walk_expr(arg, visit);
+fn walk_arguments<'a>(args: &'a [regorus::unstable::Ref<Expr>], visit: &mut impl FnMut(Node<'a>)) {
+    args.iter().for_each(|arg| declare(arg, visit));
+    args.iter().for_each(|arg| walk_expr(arg, visit));
 }
 
 fn walk_assign<'a>(assign: Option<&'a RuleAssign>, visit: &mut impl FnMut(Node<'a>)) {
@@ -162,29 +241,59 @@ fn walk_assign<'a>(assign: Option<&'a RuleAssign>, visit: &mut impl FnMut(Node<'
     }
 }
 
-fn walk_query<'a>(query: &'a Query, visit: &mut impl FnMut(Node<'a>)) {
+/// A query with its own variables, and `terms` that see them.
+fn walk_scope<'a, V: FnMut(Node<'a>)>(query: Option<&'a Query>, visit: &mut V, terms: impl FnOnce(&mut V)) {
+    visit(Node::Open);
+    query.into_iter().for_each(|query| declare_locals(query, visit));
+    terms(visit);
+    query.into_iter().for_each(|query| walk_statements(query, visit));
+    visit(Node::Close);
+}
+
+fn declare_locals<'a>(query: &'a Query, visit: &mut impl FnMut(Node<'a>)) {
     for statement in &query.stmts {
         match &statement.literal {
-            Literal::SomeVars { vars, .. } => {
-                vars.iter().for_each(|span: &Span| visit(Node::Local(span.text())));
+            Literal::SomeVars { vars, .. } => vars.iter().for_each(|span| visit(Node::Local(span))),
+            Literal::SomeIn { key, value, .. } => {
+                key.iter().for_each(|key| declare(key, visit));
+                declare(value, visit);
             }
+            Literal::Expr { expr, .. } | Literal::NotExpr { expr, .. } => {
+                if let Expr::AssignExpr { op: AssignOp::ColEq, lhs, .. } = expr.as_ref() {
+                    declare(lhs, visit);
+                }
+            }
+            Literal::Every { .. } => {}
+        }
+    }
+}
+
+fn walk_statements<'a>(query: &'a Query, visit: &mut impl FnMut(Node<'a>)) {
+    for statement in &query.stmts {
+        match &statement.literal {
+            Literal::SomeVars { .. } => {}
             Literal::SomeIn { key, value, collection, .. } => {
-                key.iter().for_each(|key| walk_argument(key, visit));
-                walk_argument(value, visit);
+                key.iter().for_each(|key| walk_expr(key, visit));
+                walk_expr(value, visit);
                 visit(Node::Domain(collection));
                 walk_expr(collection, visit);
             }
-            Literal::Expr { expr, .. } | Literal::NotExpr { expr, .. } => walk_expr(expr, visit),
+            Literal::Expr { expr, .. } | Literal::NotExpr { expr, .. } => {
+                visit(Node::Statement(expr));
+                walk_expr(expr, visit);
+            }
             Literal::Every { key, value, domain, query, .. } => {
-                key.iter().for_each(|span| visit(Node::Local(span.text())));
-                visit(Node::Local(value.text()));
                 visit(Node::Domain(domain));
                 walk_expr(domain, visit);
-                walk_query(query, visit);
+                visit(Node::Open);
+                key.iter().for_each(|span| visit(Node::Local(span)));
+                visit(Node::Local(value));
+                walk_scope(Some(query), visit, |_| ());
+                visit(Node::Close);
             }
         }
         for with in &statement.with_mods {
-            walk_expr(&with.refr, visit);
+            visit(Node::With { target: &with.refr, value: &with.r#as });
             walk_expr(&with.r#as, visit);
         }
     }
@@ -193,7 +302,7 @@ fn walk_query<'a>(query: &'a Query, visit: &mut impl FnMut(Node<'a>)) {
 /// Announces every variable of a pattern as a local name.
 fn declare<'a>(pattern: &'a Expr, visit: &mut impl FnMut(Node<'a>)) {
     match pattern {
-        Expr::Var { span, .. } => visit(Node::Local(span.text())),
+        Expr::Var { span, .. } => visit(Node::Local(span)),
         Expr::Array { items, .. } => items.iter().for_each(|item| declare(item, visit)),
         Expr::Object { fields, .. } => fields.iter().for_each(|(_, _, value)| declare(value, visit)),
         _ => {}
@@ -219,27 +328,24 @@ fn walk_expr<'a>(expr: &'a Expr, visit: &mut impl FnMut(Node<'a>)) {
             }
         }
         Expr::ArrayCompr { term, query, .. } | Expr::SetCompr { term, query, .. } => {
-            walk_expr(term, visit);
-            walk_query(query, visit);
+            walk_scope(Some(query), visit, |visit| walk_expr(term, visit));
         }
         Expr::ObjectCompr { key, value, query, .. } => {
-            walk_expr(key, visit);
-            walk_expr(value, visit);
-            walk_query(query, visit);
+            walk_scope(Some(query), visit, |visit| {
+                walk_expr(key, visit);
+                walk_expr(value, visit);
+            });
         }
-        Expr::Call { params, .. } => params.iter().for_each(|param| walk_expr(param, visit)),
+        Expr::Call { fcn, params, .. } => {
+            visit(Node::Callee { name: fcn, arguments: params.len() });
+            params.iter().for_each(|param| walk_expr(param, visit));
+        }
         Expr::UnaryExpr { expr, .. } => walk_expr(expr, visit),
         Expr::RefDot { .. } | Expr::RefBrack { .. } => walk_ref(expr, visit),
         Expr::BinExpr { lhs, rhs, .. }
         | Expr::BoolExpr { lhs, rhs, .. }
+        | Expr::AssignExpr { lhs, rhs, .. }
         | Expr::ArithExpr { lhs, rhs, .. } => {
-            walk_expr(lhs, visit);
-            walk_expr(rhs, visit);
-        }
-        Expr::AssignExpr { op, lhs, rhs, .. } => {
-            if matches!(op, regorus::unstable::AssignOp::ColEq) {
-                declare(lhs, visit);
-            }
             walk_expr(lhs, visit);
             walk_expr(rhs, visit);
         }

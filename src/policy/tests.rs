@@ -184,7 +184,7 @@ fn what_opa_would_refuse_is_refused_with_its_place() {
 fn the_default_policy_passes_its_own_tests() {
     let mut sources = Sources::built_in();
     let tests = include_str!("../../policies/authz_test.rego");
-    sources.modules.push(RegoFile { name: "authz_test.rego".to_owned(), text: tests.to_owned() });
+    sources.modules.push(RegoFile::new("authz_test.rego", tests));
     let policy = Policy::compile(&sources, &DecisionPath::new("envoy/authz/allow"), LIMIT).unwrap();
     let rules = policy.rules_with_prefix("test_");
     assert!(rules.len() >= 8, "{rules:?}");

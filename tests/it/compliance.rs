@@ -152,10 +152,10 @@ fn answers(case: &Value, errors: BuiltinErrors) -> Result<Vec<Value>, Failure> {
     let mut sources = Sources::default();
     for (index, text) in case["modules"].as_array().into_iter().flatten().enumerate() {
         let name = format!("test-{index}.rego");
-        sources.modules.push(RegoFile { name, text: text.as_str().unwrap().to_owned() });
+        sources.modules.push(RegoFile::new(name, text.as_str().unwrap()));
     }
     if let Value::Object(data) = &case["data"] {
-        sources.data = data.clone();
+        sources.data.clone_from(data);
     }
     let load = |error: daypass::policy::LoadError| Failure::Load(error.to_string());
     let mut evaluator = Evaluator::new(&sources, LIMIT, errors).map_err(load)?;
