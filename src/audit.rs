@@ -54,6 +54,8 @@ pub struct Record {
     pub v: u32,
     pub timestamp: Timestamp,
     pub decision_id: String,
+    /// Of the policy that decided.
+    pub revision: Arc<str>,
     pub allowed: bool,
     pub reason: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -200,6 +202,7 @@ mod tests {
                 v: 1,
                 timestamp: Timestamp::UNIX_EPOCH,
                 decision_id: String::new(),
+                revision: "".into(),
                 allowed: false,
                 reason: "no_grant",
                 error: None,

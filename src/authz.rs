@@ -12,6 +12,7 @@ mod input;
 mod multipart;
 mod request;
 mod response;
+mod rules;
 mod settle;
 mod uses;
 
@@ -29,16 +30,16 @@ use crate::clock::{Clock, Now};
 use crate::decision::{Decision, DenyReason};
 use crate::grant::{self, Grant};
 use crate::metrics::{CheckObserver, Metrics};
-use crate::policy::{self, GrantsKey, Policy};
+use crate::policy::{self, GrantsKey};
 use crate::principal::Caller;
 use crate::replica::{Freshness, Lookup, Replica};
 use crate::store::{Limited, Store, Use};
 
 pub use guard::GuardedService;
 pub use identity::IdentitySource;
-pub use input::Wanted;
 pub use request::BodyParsing;
 pub use response::StreamLimits;
+pub use rules::{LiveRules, Rules};
 pub use uses::RequestIds;
 
 use request::Parsed;
@@ -70,14 +71,12 @@ pub struct Config {
 /// Everything a check needs. Shared by all workers; nothing in it is locked across an await.
 pub struct Checker {
     pub config: Config,
-    pub policy: Arc<Policy>,
+    pub rules: Arc<LiveRules>,
     pub replica: Arc<Replica>,
     pub store: Arc<Store>,
     pub metrics: Arc<Metrics>,
     pub log: Option<DecisionLog>,
     pub clock: Clock,
-    /// Which parts of `input` the policy reads.
-    pub wanted: Wanted,
     pub in_flight: AtomicUsize,
 }
 
@@ -102,29 +101,31 @@ impl Checker {
     pub async fn check(&self, request: &CheckRequest) -> CheckResponse {
         let observer = self.metrics.observe_check();
         let id = uuid::Uuid::new_v4().hyphenated().to_string();
+        // One set of rules from here to the answer, whatever is swapped in meanwhile.
+        let rules = self.rules.current();
         let mut answer = match InFlight::enter(&self.in_flight, self.config.max_concurrent_checks) {
-            Some(_in_flight) => self.answer(request, &id, &observer).await,
+            Some(_in_flight) => self.answer(request, &rules, &id, &observer).await,
             None => Answer::new(Decision::deny(DenyReason::Overloaded)),
         };
         if self.config.enforcement == Enforcement::DryRun {
             answer.decision = answer.decision.into_dry_run();
         }
         if let Some(log) = &self.log {
-            log.record(self.record(request, &answer, &id, &observer));
+            log.record(self.record(request, &answer, &rules, &id, &observer));
         }
         if let Some(error) = &answer.error {
             tracing::warn!(decision_id = id, reason = answer.decision.reason_code(), "{error}");
         }
         observer.end(&answer.decision);
-        let context = self.context(&id);
+        let context = self.context(&rules, &id);
         match &answer.bad_request {
             Some(message) => response::render_bad_request(answer.decision, message, context),
             None => response::render(answer.decision, context),
         }
     }
 
-    fn context<'a>(&self, decision_id: &'a str) -> response::Context<'a> {
-        let contract = match self.policy.grants_key() {
+    fn context<'a>(&self, rules: &Rules, decision_id: &'a str) -> response::Context<'a> {
+        let contract = match rules.policy.grants_key() {
             GrantsKey::Binding => Contract::Daypass,
             GrantsKey::Foreign => Contract::OpaEnvoy,
         };
@@ -138,12 +139,18 @@ impl Checker {
         let id = uuid::Uuid::new_v4().hyphenated().to_string();
         tracing::warn!(decision_id = id, reason = decision.reason_code(), "not a check: {error}");
         observer.end(&decision);
-        response::render(decision, self.context(&id))
+        response::render(decision, self.context(&self.rules.current(), &id))
     }
 
     /// Parse, identify, look up, evaluate, settle, consume. Where a use-limited grant turns out to be of no use, the
     /// check is decided again without it: the caller may hold another one.
-    async fn answer(&self, request: &CheckRequest, id: &str, observer: &CheckObserver<'_>) -> Answer {
+    async fn answer(
+        &self,
+        request: &CheckRequest,
+        rules: &Rules,
+        id: &str,
+        observer: &CheckObserver<'_>,
+    ) -> Answer {
         let mut spent = Spent::default();
         loop {
             let parsed = match request::parse(request, self.config.body_parsing) {
@@ -164,7 +171,7 @@ impl Checker {
                 Err(reason) => return Answer { caller, ..Answer::new(Decision::deny(reason)) },
             };
             spent.remove_from(&mut active);
-            let (decision, limited, error) = self.decide(parsed, &caller, &active, freshness);
+            let (decision, limited, error) = self.decide(rules, parsed, &caller, &active, freshness);
             if limited.is_empty() {
                 return Answer { decision: spent.explain(decision), caller, bad_request: None, error };
             }
@@ -220,15 +227,16 @@ impl Checker {
     /// Covers, evaluates and settles. Pure but for the clock.
     fn decide(
         &self,
+        rules: &Rules,
         parsed: Parsed<'_>,
         caller: &Caller,
         active: &[Arc<Grant>],
         freshness: Freshness,
     ) -> (Decision, Vec<Limited>, Option<String>) {
         let covering = grant::covering(active, &parsed.target);
-        let input = input::build(parsed, self.wanted, || policy::jit(caller, active, &covering, freshness));
+        let input = input::build(parsed, rules.wanted, || policy::jit(caller, active, &covering, freshness));
         let started = Instant::now();
-        let ruling = self.policy.decide(input);
+        let ruling = rules.policy.decide(input);
         self.metrics.observe_evaluation(started.elapsed());
         match ruling {
             Ok(ruling) => {
@@ -237,7 +245,7 @@ impl Checker {
                 let now = self.clock.now();
                 let is_fresh = freshness.is_fresh() && self.replica.freshness(now).is_fresh();
                 let known = Known { active, covering: &covering, is_fresh };
-                let settled = settle::settle(ruling, self.policy.grants_key(), known, now);
+                let settled = settle::settle(ruling, rules.policy.grants_key(), known, now);
                 (settled.decision, settled.limited, None)
             }
             Err(error) => (Decision::deny(DenyReason::PolicyError), Vec::new(), Some(error.to_string())),
@@ -275,6 +283,7 @@ impl Checker {
         &self,
         request: &CheckRequest,
         answer: &Answer,
+        rules: &Rules,
         id: &str,
         observer: &CheckObserver<'_>,
     ) -> Record {
@@ -286,6 +295,7 @@ impl Checker {
             v: 1,
             timestamp: self.clock.now().wall,
             decision_id: id.to_owned(),
+            revision: Arc::clone(&rules.revision),
             allowed: answer.decision.is_allow(),
             reason: answer.decision.reason_code(),
             error: answer.error.clone().or_else(|| answer.bad_request.clone()),

@@ -88,6 +88,8 @@ pub struct PolicyConfig {
     pub decision: DecisionPath,
     pub evaluation_timeout: Duration,
     pub health_paths: Vec<String>,
+    /// Whether a policy must pass its own tests to be used.
+    pub run_tests: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -221,6 +223,7 @@ fn assemble(args: &ServeArgs, mut file: FileSettings, problems: &mut Vec<Problem
             decision: DecisionPath::new(decision),
             evaluation_timeout,
             health_paths: file.health_paths.unwrap_or_default(),
+            run_tests: file.policy_tests == Some(true),
         },
         authz,
         api: ApiConfig { token_file: file.token_file, tls: file.tls },

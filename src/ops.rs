@@ -2,27 +2,78 @@
 //!
 //! Everybody who reaches this listener may read it, so nothing here names a caller, a grant or a secret.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use jiff::Timestamp;
 use serde_json::json;
 
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::replica::Replica;
 
-/// Whether this sidecar can answer. Policy is not in it: without one the process does not start.
+/// Whether this sidecar can answer. A policy that cannot be used is told of and is no obstacle: the one before it
+/// decides.
 #[derive(Debug)]
 pub struct Readiness {
     pub replica: Arc<Replica>,
+    pub policy: Arc<PolicyReport>,
     pub clock: Clock,
     /// Set when the process is asked to stop.
     pub is_draining: AtomicBool,
+}
+
+/// What is known of the policy in force, and of the last one that was refused.
+#[derive(Debug)]
+pub struct PolicyReport(Mutex<PolicyState>);
+
+#[derive(Debug, Clone)]
+struct PolicyState {
+    revision: Arc<str>,
+    loaded_at: Timestamp,
+    failures: u64,
+    /// Of the last attempt; none if it succeeded.
+    error: Option<String>,
+}
+
+impl PolicyReport {
+    /// A policy with this revision is in force.
+    #[must_use]
+    pub fn new(revision: Arc<str>) -> Self {
+        Self(Mutex::new(PolicyState { revision, loaded_at: Timestamp::now(), failures: 0, error: None }))
+    }
+
+    pub fn loaded(&self, revision: &Arc<str>) {
+        let mut state = self.lock();
+        state.revision = Arc::clone(revision);
+        state.loaded_at = Timestamp::now();
+        state.error = None;
+    }
+
+    pub fn refused(&self, error: &str) {
+        let mut state = self.lock();
+        state.failures += 1;
+        state.error = Some(error.to_owned());
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let PolicyState { revision, loaded_at, failures, error } = self.lock().clone();
+        let mut json = json!({"revision": revision.as_ref(), "loaded_at": loaded_at, "failures": failures});
+        if let Some(error) = error {
+            json["error"] = error.into();
+        }
+        json
+    }
+
+    /// A panic elsewhere leaves at worst a half-told report.
+    fn lock(&self) -> MutexGuard<'_, PolicyState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// One thing that is in the way.
@@ -109,7 +160,8 @@ async fn readyz(State(ops): State<Ops>) -> Response {
         .iter()
         .map(|obstacle| json!({"component": obstacle.component(), "message": obstacle.message()}))
         .collect();
-    let body = json!({"ready": obstacles.is_empty(), "reasons": reasons});
+    let policy = ops.readiness.policy.json();
+    let body = json!({"ready": obstacles.is_empty(), "reasons": reasons, "policy": policy});
     (status, [(header::CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
 }
 

@@ -1,8 +1,8 @@
 //! Rego: compiled once, evaluated on every request. Hides the engine.
 //!
 //! The engine is regorus' interpreter, one per worker thread. Its virtual machine is faster and was measured to get
-//! cases of OPA's own suite silently wrong, which an authorizer cannot have. An engine that returned an error is
-//! thrown away: state of the failed evaluation would leak into the next one.
+//! cases of OPA's own suite silently wrong, which an authorizer cannot have. Policies are translated before it sees
+//! them, so that they mean what they mean in OPA.
 
 mod analysis;
 mod builtins;
@@ -10,6 +10,7 @@ mod conflict;
 mod desugar;
 mod document;
 mod edits;
+mod engines;
 mod error;
 mod input;
 mod json;
@@ -21,10 +22,10 @@ mod query;
 mod rewrite;
 mod source;
 mod syntax;
+mod testing;
 
-use std::cell::RefCell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use regorus::{Engine, Value};
@@ -36,8 +37,10 @@ pub use error::{EvalError, LoadError, Problem};
 pub use input::jit;
 pub use output::{GrantsKey, Outcome, Ruling};
 pub use query::{Answer, ErrorCode, Evaluator, QueryError};
-pub use source::{RegoFile, RegoVersion, Sources};
+pub use source::{Fingerprint, RegoFile, RegoVersion, Sources};
+pub use testing::{FileCoverage, TestOutcome, TestResult, TestRun, run as run_tests};
 
+use engines::Worker;
 use program::Program;
 
 /// Where evaluation begins: `envoy/authz/allow`, as OPA-Envoy's `path`.
@@ -74,18 +77,8 @@ pub struct Policy {
     program: Program,
     entry: String,
     grants_key: GrantsKey,
-}
-
-struct Worker {
-    generation: u64,
-    /// Never evaluated, so never dirty.
-    pristine: Engine,
-    live: Engine,
-}
-
-thread_local! {
-    /// Each thread parses for itself: engines that share a syntax tree would count references on one cache line.
-    static WORKER: RefCell<Option<Worker>> = const { RefCell::new(None) };
+    /// Made beforehand, so that no check waits for one.
+    spare: Mutex<Vec<Worker>>,
 }
 
 impl Policy {
@@ -98,7 +91,8 @@ impl Policy {
         let program = Program::new(sources, time_limit, BuiltinErrors::Undefined)?;
         let grants_key = if program.reads().names("jit") { GrantsKey::Binding } else { GrantsKey::Foreign };
         let generation = GENERATIONS.fetch_add(1, Ordering::Relaxed);
-        let mut policy = Self { generation, program, entry: rule_path(path), grants_key };
+        let mut policy =
+            Self { generation, program, entry: rule_path(path), grants_key, spare: Mutex::default() };
         if policy.engine().is_err() {
             let entry = format!("package {ENTRY_PACKAGE}\ndecision := {}\n", path.reference());
             policy.program.push(RegoFile::new(ENTRY_MODULE, entry));
@@ -154,40 +148,48 @@ impl Policy {
         names
     }
 
-    /// Builds this thread's engine now rather than on its first request.
-    pub fn warm(&self) {
-        WORKER.with_borrow_mut(|slot| *slot = self.worker().ok());
+    /// Builds engines for as many threads, to be taken by [`Self::install`].
+    pub fn prepare(&self, threads: usize) {
+        let workers = (0..threads).filter_map(|_| self.worker().ok()).collect();
+        *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = workers;
+    }
+
+    /// Gives this thread its engine now rather than on its first request.
+    pub fn install(&self) {
+        // What fails here fails again on the first request, which can say so.
+        let _ = engines::install(self.generation, || self.take_worker());
+    }
+
+    /// Drops this thread's engines of all other policies.
+    pub fn retire_others(&self) {
+        engines::retire_all_but(self.generation);
     }
 
     fn evaluate(&self, input: Value, rule: &str) -> Result<Value, EvalError> {
-        WORKER.with_borrow_mut(|slot| {
-            if slot.as_ref().is_none_or(|worker| worker.generation != self.generation) {
-                *slot = Some(self.worker()?);
-            }
-            let Some(worker) = slot.as_mut() else { return Err(EvalError::Failed("no engine".to_owned())) };
-            worker.live.set_input(input);
-            let result = catch_unwind(AssertUnwindSafe(|| worker.live.eval_rule(rule.to_owned())));
-            match result {
-                Ok(Ok(value)) => {
-                    log_prints(&mut worker.live);
-                    Ok(value)
-                }
-                Ok(Err(error)) => {
-                    worker.live = worker.pristine.clone();
-                    Err(eval_error(&error))
-                }
-                Err(_) => {
-                    // The pristine engine shares parts with the one that panicked.
-                    *slot = None;
-                    Err(EvalError::Panicked)
-                }
-            }
-        })
+        let make = || self.take_worker();
+        engines::evaluate(self.generation, make, input, rule, |error| self.eval_error(error))
+    }
+
+    fn take_worker(&self) -> Result<Worker, EvalError> {
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        spare.map_or_else(|| self.worker(), Ok)
     }
 
     fn worker(&self) -> Result<Worker, EvalError> {
         let pristine = self.engine().map_err(|problem| EvalError::Failed(problem.to_string()))?;
-        Ok(Worker { generation: self.generation, live: pristine.clone(), pristine })
+        Ok(Worker::new(self.generation, pristine))
+    }
+
+    fn eval_error(&self, error: &anyhow::Error) -> EvalError {
+        let text = format!("{error:#}");
+        // Inside functions the engine wraps errors as text, so the type alone does not tell.
+        if text.contains("exceeded time limit") {
+            return EvalError::TimedOut;
+        }
+        let problem = Problem::from_engine("policy", error);
+        let message =
+            self.program.conflict(&problem).map_or_else(|| without_values(&problem.message), str::to_owned);
+        EvalError::Failed(self.program.place(Problem { message, ..problem }).to_string())
     }
 
     fn engine(&self) -> Result<Engine, Problem> {
@@ -214,16 +216,6 @@ fn quoted(segment: &str) -> String {
     serde_json::Value::from(segment).to_string()
 }
 
-fn eval_error(error: &anyhow::Error) -> EvalError {
-    let text = format!("{error:#}");
-    // Inside functions the engine wraps errors as text, so the type alone does not tell.
-    if text.contains("exceeded time limit") {
-        return EvalError::TimedOut;
-    }
-    let Problem { file, line, column, message } = Problem::from_engine("policy", error);
-    EvalError::Failed(format!("{file}:{line}:{column}: {}", without_values(&message)))
-}
-
 /// The engine quotes the values it stumbled over, and those may be a stranger's secrets. What remains is its sentence
 /// up to the first value.
 fn without_values(message: &str) -> String {
@@ -231,13 +223,6 @@ fn without_values(message: &str) -> String {
     let sentence = message.split("Got").next().unwrap_or_default();
     let sentence = sentence.split(['"', '\n']).next().unwrap_or_default();
     sentence.trim().chars().take(MAX_CHARS).collect()
-}
-
-fn log_prints(engine: &mut Engine) {
-    for line in engine.take_prints().unwrap_or_default() {
-        // Escaped: what is printed may come from a request, and must not look like a line of its own.
-        tracing::info!(target: "daypass::print", "{line:?}");
-    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! the grant API, health) runs on a runtime of its own, so that a policy that burns its time limit on every worker
 //! starves no heartbeat.
 
+mod keeper;
 mod listen;
 mod worker;
 
@@ -27,15 +28,18 @@ use tonic_health::server::HealthReporter;
 use crate::api::v1::grant_service_server::GrantServiceServer;
 use crate::api::{GrantApi, Token, TokenError, v1};
 use crate::audit::{DecisionLog, OpenError};
-use crate::authz::{Checker, Wanted};
+use crate::authz::{Checker, LiveRules};
 use crate::clock::Clock;
 use crate::config::{Config, StoreConfig};
 use crate::metrics::Metrics;
-use crate::ops::{self, Readiness};
-use crate::policy::{LoadError, Policy, Problem, Sources};
+use crate::ops::{self, PolicyReport, Readiness};
+use crate::policy::LoadError;
 use crate::replica::{Replica, Staleness};
 use crate::store::{EmbeddedStore, Ledger, RedisStore, Store, StoreError, Surroundings};
 
+pub use keeper::load as load_policy;
+
+use keeper::Keeper;
 use listen::{CheckListener, ListenError};
 use worker::Workers;
 
@@ -92,25 +96,6 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     result
 }
 
-/// The policy that this configuration names.
-///
-/// # Errors
-/// Everything that is wrong with it.
-pub fn compile_policy(config: &Config) -> Result<Policy, LoadError> {
-    let settings = &config.policy;
-    let mut sources =
-        if settings.paths.is_empty() { Sources::built_in() } else { Sources::read(&settings.paths)? };
-    sources.set_config(serde_json::json!({"health_paths": settings.health_paths}));
-    // On as much stack as the workers have, which compile it again: a policy that fits here fits there.
-    let compile = || Policy::compile(&sources, &settings.decision, settings.evaluation_timeout);
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().stack_size(worker::STACK_BYTES).spawn_scoped(scope, compile);
-        let failed = |message: &str| LoadError(vec![Problem::in_file("policy", message)]);
-        let thread = thread.map_err(|error| failed(&format!("no thread to compile it on: {error}")))?;
-        thread.join().map_err(|_| failed("compiling it panicked"))?
-    })
-}
-
 async fn serve(config: Config) -> Result<(), ServeError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -123,7 +108,15 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     report_health(&reporter, is_ready).await;
 
     let mut vital = Vital::default();
-    let (workers, connections) = Workers::start(&parts.checker, &health, &config, &stopped)?;
+    let (keeper, turns) = Keeper::new(
+        config.policy.clone(),
+        Arc::clone(&parts.checker.rules),
+        Arc::clone(&parts.readiness.policy),
+        Arc::clone(&parts.checker.metrics),
+        worker::count(),
+    );
+    vital.spawn_endless(keeper.follow(keeper::hangup()?));
+    let (workers, connections) = Workers::start(&parts.checker, &health, &config, &stopped, &turns)?;
     vital.spawn("the check listener", listeners.check.accept_for(connections, stopped.clone()));
     vital.spawn(CHECK_WORKERS, workers.ended());
     let api = GrantApi::new(Arc::clone(&parts.store), parts.token.clone());
@@ -184,7 +177,8 @@ struct Parts {
 impl Parts {
     fn build(config: &Config) -> Result<Self, ServeError> {
         let metrics = Arc::new(Metrics::new()?);
-        let policy = compile_policy(config).inspect_err(|_| metrics.count_policy_load(false))?;
+        let rules =
+            load_policy(&config.policy, worker::count()).inspect_err(|_| metrics.count_policy_load(false))?;
         metrics.count_policy_load(true);
         std::fs::DirBuilder::new()
             .recursive(true)
@@ -208,14 +202,14 @@ impl Parts {
             log.map(|log| DecisionLog::open(&log.target, log.queue, Arc::clone(&metrics))).transpose()?;
         let (log, log_writer) = log.unzip();
         let readiness = Arc::new(Readiness {
+            policy: Arc::new(PolicyReport::new(Arc::clone(&rules.revision))),
             replica: Arc::clone(&replica),
             clock: Clock::System,
             is_draining: AtomicBool::new(false),
         });
         let checker = Arc::new(Checker {
-            wanted: Wanted::by(policy.reads()),
             config: config.authz.clone(),
-            policy: Arc::new(policy),
+            rules: Arc::new(LiveRules::new(rules)),
             replica,
             store: Arc::clone(&store),
             metrics,

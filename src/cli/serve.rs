@@ -15,7 +15,7 @@ pub fn run(args: &ServeArgs) -> ExitCode {
         }
     };
     if args.validate {
-        return match server::compile_policy(&config) {
+        return match server::load_policy(&config.policy, 0) {
             Ok(_) => {
                 println!("configuration and policy are good");
                 ExitCode::SUCCESS

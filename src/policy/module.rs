@@ -49,6 +49,7 @@ impl Desugared {
             let module = Module {
                 name: self.name.clone(),
                 version: self.version,
+                is_written: true,
                 desugared: self.edited.clone(),
                 rewritten,
             };
@@ -66,6 +67,8 @@ impl Desugared {
 pub struct Module {
     pub name: String,
     pub version: RegoVersion,
+    /// By somebody, not by us.
+    pub is_written: bool,
     desugared: Edited,
     rewritten: Edited,
 }
@@ -75,7 +78,13 @@ impl Module {
     #[must_use]
     pub fn plain(file: RegoFile) -> Self {
         let same = Edited::unchanged(file.text);
-        Self { name: file.name, version: file.version, desugared: same.clone(), rewritten: same }
+        Self {
+            name: file.name,
+            version: file.version,
+            is_written: false,
+            desugared: same.clone(),
+            rewritten: same,
+        }
     }
 
     #[must_use]

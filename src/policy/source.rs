@@ -2,6 +2,7 @@
 //! and `.yml` is data under the names of the directories it lies in.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use saphyr::{LoadableYamlNode, Scalar, Yaml};
@@ -77,12 +78,45 @@ impl Sources {
         if problems.is_empty() { Ok(sources) } else { Err(LoadError(problems)) }
     }
 
+    /// Adds all of other sources.
+    ///
+    /// # Errors
+    /// Both say something of one place in `data`.
+    pub fn merge(&mut self, other: Self) -> Result<(), LoadError> {
+        self.modules.extend(other.modules);
+        merge(&mut self.data, other.data, &mut vec!["data".to_owned()]).map_err(|place| {
+            LoadError(vec![Problem::in_file("data", format!("{place} is set by a file and by a bundle"))])
+        })
+    }
+
+    /// What tells these sources from others, short enough to be read out.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+        for module in &self.modules {
+            for part in [&module.name, &module.text] {
+                context.update(&part.len().to_be_bytes());
+                context.update(part.as_bytes());
+            }
+        }
+        context.update(Json::Object(self.data.clone()).to_string().as_bytes());
+        data_encoding::HEXLOWER.encode(context.finish().as_ref().get(..6).unwrap_or_default())
+    }
+
     /// Adds what the configuration says, under `data.daypass.config`.
     pub fn set_config(&mut self, config: Json) {
         let daypass = self.data.entry("daypass").or_insert_with(|| Json::Object(Map::new()));
         if let Json::Object(members) = daypass {
             members.insert("config".to_owned(), config);
         }
+    }
+
+    /// What a change of any file at these paths changes.
+    #[must_use]
+    pub fn fingerprint(paths: &[PathBuf]) -> Fingerprint {
+        let mut found = Vec::new();
+        paths.iter().for_each(|path| look_at(path, 0, &mut found));
+        Fingerprint(found)
     }
 
     fn read_dir(&mut self, dir: &Path, below: &mut Vec<String>) -> Result<(), Vec<Problem>> {
@@ -141,6 +175,36 @@ impl Sources {
         };
         merge(&mut self.data, members, &mut vec!["data".to_owned()])
             .map_err(|place| vec![Problem::in_file(&name, format!("{place} is set by another file already"))])
+    }
+}
+
+/// The files at some paths, as far as can be seen without reading them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fingerprint(Vec<(PathBuf, u64, u64, i64, i64)>);
+
+/// Directories below a path of the command line: a link that leads back must not be followed for ever.
+const MAX_DIRECTORY_DEPTH: usize = 32;
+
+fn look_at(path: &Path, depth: usize, found: &mut Vec<(PathBuf, u64, u64, i64, i64)>) {
+    // What cannot be seen is a difference to what can.
+    let Ok(about) = fs::metadata(path) else {
+        found.push((path.to_owned(), 0, 0, 0, 0));
+        return;
+    };
+    if !about.is_dir() {
+        found.push((path.to_owned(), about.ino(), about.len(), about.mtime(), about.mtime_nsec()));
+        return;
+    }
+    let mut entries: Vec<PathBuf> = fs::read_dir(path)
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok)
+        .filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
+        .map(|entry| entry.path())
+        .collect();
+    entries.sort();
+    if depth < MAX_DIRECTORY_DEPTH {
+        entries.iter().for_each(|entry| look_at(entry, depth + 1, found));
     }
 }
 

@@ -3,6 +3,7 @@
 //! Envoy keeps one HTTP/2 connection per worker of its own, so connections are few and live long: given out in turn
 //! they spread evenly, and a check that stays on its connection's thread needs no wake-up of another one.
 
+use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,8 +21,9 @@ use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
+use super::keeper::Turn;
 use super::{reflection, wait_until_stopped};
-use crate::authz::{Checker, GuardedService};
+use crate::authz::{Checker, GuardedService, LiveRules};
 use crate::config::Config;
 
 /// Evaluation recurses: deep documents and long rule chains need more than a thread's usual 2 MiB.
@@ -54,22 +56,21 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// One per core.
     pub fn start<H: Health>(
         checker: &Arc<Checker>,
         health: &HealthServer<H>,
         config: &Config,
         stopped: &watch::Receiver<bool>,
+        turns: &watch::Receiver<Turn>,
     ) -> io::Result<(Self, Connections)> {
-        let count = thread::available_parallelism().map_or(1, usize::from);
         let mut workers = Self { ended: Vec::new() };
         let mut connections = Connections { workers: Vec::new(), next: AtomicUsize::new(0) };
-        for index in 0..count {
+        for index in 0..count() {
             let (give, take) = mpsc::unbounded_channel();
             let (end, ended) = oneshot::channel();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let checker = Arc::clone(checker);
-            let (health, stopped) = (health.clone(), stopped.clone());
+            let (health, stopped, turns) = (health.clone(), stopped.clone(), turns.clone());
             let limits = Limits {
                 max_message_bytes: config.max_message_bytes,
                 max_concurrent_checks: config.authz.max_concurrent_checks,
@@ -77,8 +78,14 @@ impl Workers {
             };
             thread::Builder::new().name(format!("check-{index}")).stack_size(STACK_BYTES).spawn(
                 move || {
-                    checker.policy.warm();
-                    let result = runtime.block_on(serve(checker, health, limits, take, stopped));
+                    checker.rules.current().policy.install();
+                    let rules = Arc::clone(&checker.rules);
+                    let result = runtime.block_on(async {
+                        tokio::select! {
+                            result = serve(checker, health, limits, take, stopped) => result,
+                            never = follow(&rules, turns) => match never {},
+                        }
+                    });
                     // Nobody listens any more only if the process is going down.
                     let _ = end.send(result.map_err(|error| error.to_string()));
                 },
@@ -96,6 +103,24 @@ impl Workers {
             ended.map_err(|error| error.to_string())?.map_err(|_| "a worker panicked".to_owned())??;
         }
         Ok(())
+    }
+}
+
+/// One per core.
+pub fn count() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Takes this thread's engine of each new policy before a check needs it.
+async fn follow(rules: &LiveRules, mut turns: watch::Receiver<Turn>) -> Infallible {
+    loop {
+        let Ok(()) = turns.changed().await else { return std::future::pending().await };
+        let turn = *turns.borrow_and_update();
+        let current = rules.current();
+        match turn {
+            Turn::Install => current.policy.install(),
+            Turn::Retire => current.policy.retire_others(),
+        }
     }
 }
 

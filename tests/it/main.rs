@@ -10,6 +10,7 @@ mod envoy;
 mod golden;
 mod grant_api;
 mod hostile;
+mod policy_swap;
 mod redis_faults;
 mod redis_fuzz;
 mod redis_history;

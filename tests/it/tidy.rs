@@ -73,7 +73,7 @@ fn libraries_stay_where_they_are_hidden() {
         ("regorus", &["policy"]),
         ("redb", &["store/embedded.rs", "store/file.rs", "store/ledger.rs"]),
         ("rustls", &["store/redis/connect.rs", "server.rs"]),
-        ("ring::digest", &["authz/uses.rs"]),
+        ("ring::digest", &["authz/uses.rs", "policy/source.rs"]),
         ("redis::", &["store/redis", "store.rs"]),
         ("prometheus", &["metrics.rs", "server.rs"]),
         ("axum", &["ops.rs", "server.rs"]),

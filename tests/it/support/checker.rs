@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use daypass::authz::{
-    BodyParsing, Checker, Config, Enforcement, IdentitySource, RequestIds, StreamLimits, Wanted,
+    BodyParsing, Checker, Config, Enforcement, IdentitySource, LiveRules, RequestIds, Rules, StreamLimits,
 };
 use daypass::clock::Clock;
 use daypass::metrics::Metrics;
@@ -44,8 +44,7 @@ pub fn on(sources: &Sources, replica: &Arc<Replica>, metrics: &Arc<Metrics>, sto
         Policy::compile(sources, &DecisionPath::new("envoy/authz/allow"), Duration::from_secs(5)).unwrap();
     Checker {
         config: config(),
-        wanted: Wanted::by(policy.reads()),
-        policy: Arc::new(policy),
+        rules: Arc::new(LiveRules::new(Rules::new(policy, "test".into()))),
         replica: Arc::clone(replica),
         store: Arc::clone(store),
         metrics: Arc::clone(metrics),

@@ -1,0 +1,181 @@
+//! Keeps the policy that checks are decided by: reads its sources, notices when they change, compiles what changed and
+//! swaps it in. What does not compile, or fails its own tests, never replaces what does.
+
+use std::convert::Infallible;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+use super::worker::STACK_BYTES;
+use crate::authz::{LiveRules, Rules};
+use crate::config::PolicyConfig;
+use crate::metrics::Metrics;
+use crate::ops::PolicyReport;
+use crate::policy::{self, Fingerprint, LoadError, Policy, Problem, Sources, TestOutcome};
+
+/// How often files are looked at. Polling works on every file system and for every way of replacing files (links of a
+/// mounted ConfigMap, network file systems, bind mounts), and costs a few `stat` calls.
+const POLL_PERIOD: Duration = Duration::from_millis(500);
+/// For one test of a policy that is about to be used.
+const TEST_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longer than any check may take, so that no check needs the engine of a policy that is retired.
+const RETIRE_AFTER: Duration = Duration::from_secs(2);
+
+/// What workers do after a swap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Take an engine of the current policy, before the next check needs one.
+    Install,
+    /// Drop the engines of all others.
+    Retire,
+}
+
+pub struct Keeper {
+    settings: PolicyConfig,
+    rules: Arc<LiveRules>,
+    report: Arc<PolicyReport>,
+    metrics: Arc<Metrics>,
+    turn: watch::Sender<Turn>,
+    threads: usize,
+    seen: Fingerprint,
+}
+
+/// Reads and compiles what the configuration names, with an engine for each of `threads`.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load(settings: &PolicyConfig, threads: usize) -> Result<Rules, LoadError> {
+    let mut sources =
+        if settings.paths.is_empty() { Sources::built_in() } else { Sources::read(&settings.paths)? };
+    let revision = sources.digest();
+    sources.set_config(serde_json::json!({"health_paths": settings.health_paths}));
+    compile(&sources, settings, threads, revision)
+}
+
+fn compile(
+    sources: &Sources,
+    settings: &PolicyConfig,
+    threads: usize,
+    revision: String,
+) -> Result<Rules, LoadError> {
+    let compile = || {
+        let policy = Policy::compile(sources, &settings.decision, settings.evaluation_timeout)?;
+        if settings.run_tests {
+            run_tests(sources)?;
+        }
+        policy.prepare(threads);
+        Ok(Rules::new(policy, revision.into()))
+    };
+    let failed = |message: &str| LoadError(vec![Problem::in_file("policy", message)]);
+    let caught =
+        || catch_unwind(AssertUnwindSafe(compile)).unwrap_or_else(|_| Err(failed("compiling it panicked")));
+    // On as much stack as the workers have, which evaluate it: a policy that fits here fits there.
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, caught);
+        let thread = thread.map_err(|error| failed(&format!("no thread to compile it on: {error}")))?;
+        thread.join().map_err(|_| failed("compiling it panicked"))?
+    })
+}
+
+fn run_tests(sources: &Sources) -> Result<(), LoadError> {
+    let run = policy::run_tests(sources, &|_| true, TEST_TIMEOUT)?;
+    let problem = |result: policy::TestResult| {
+        let why = match &result.outcome {
+            TestOutcome::Passed | TestOutcome::Skipped => return None,
+            TestOutcome::Failed { .. } => "is not true".to_owned(),
+            TestOutcome::Errored(error) => error.clone(),
+        };
+        let message = format!("test {} failed: {why}", result.full_name());
+        Some(Problem { file: result.file, line: result.line, column: 1, message })
+    };
+    let problems: Vec<Problem> = run.results.into_iter().filter_map(problem).collect();
+    if problems.is_empty() { Ok(()) } else { Err(LoadError(problems)) }
+}
+
+impl Keeper {
+    /// A keeper of rules that were just loaded, and where workers hear of new ones.
+    #[must_use]
+    pub fn new(
+        settings: PolicyConfig,
+        rules: Arc<LiveRules>,
+        report: Arc<PolicyReport>,
+        metrics: Arc<Metrics>,
+        threads: usize,
+    ) -> (Self, watch::Receiver<Turn>) {
+        let (turn, turns) = watch::channel(Turn::Install);
+        let seen = Sources::fingerprint(&settings.paths);
+        (Self { settings, rules, report, metrics, turn, threads, seen }, turns)
+    }
+
+    /// Watches the files, and loads them again when they changed, or on SIGHUP whether or not they did.
+    pub async fn follow(mut self, mut hangup: Signal) -> Infallible {
+        let mut ticks = tokio::time::interval(POLL_PERIOD);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut last_look = self.seen.clone();
+        loop {
+            let is_asked = tokio::select! {
+                _ = ticks.tick() => false,
+                _ = hangup.recv() => true,
+            };
+            let look = look_at(self.settings.paths.clone()).await;
+            // Files that are still being written would be half a policy: two looks must agree.
+            let is_settled = look == last_look;
+            if is_asked || (is_settled && look != self.seen) {
+                self.seen = look.clone();
+                self.reload().await;
+            }
+            last_look = look;
+        }
+    }
+
+    async fn reload(&mut self) {
+        let (settings, threads) = (self.settings.clone(), self.threads);
+        let loaded = tokio::task::spawn_blocking(move || load(&settings, threads)).await;
+        let failed =
+            |error: tokio::task::JoinError| LoadError(vec![Problem::in_file("policy", error.to_string())]);
+        match loaded.map_err(failed).flatten() {
+            Ok(rules) => self.swap(rules),
+            Err(error) => {
+                self.metrics.count_policy_load(false);
+                tracing::error!(
+                    "a changed policy cannot be used, and the one before stays in force:\n{error}"
+                );
+                self.report.refused(&error.to_string());
+            }
+        }
+    }
+
+    fn swap(&self, rules: Rules) {
+        self.metrics.count_policy_load(true);
+        self.report.loaded(&rules.revision);
+        tracing::info!(revision = %rules.revision, "a changed policy is in force");
+        let before = self.rules.replace(rules);
+        self.turn.send_replace(Turn::Install);
+        let turn = self.turn.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(RETIRE_AFTER).await;
+            turn.send_replace(Turn::Retire);
+            tokio::time::sleep(RETIRE_AFTER).await;
+            // Large documents take long to free: not on a worker.
+            let freed = tokio::task::spawn_blocking(move || drop(before)).await;
+            if let Err(error) = freed {
+                tracing::error!("a policy that is no longer used could not be freed: {error}");
+            }
+        });
+    }
+}
+
+async fn look_at(paths: Vec<PathBuf>) -> Fingerprint {
+    // An error here is a panic there, and looks like a change, which is then looked into.
+    tokio::task::spawn_blocking(move || Sources::fingerprint(&paths)).await.unwrap_or_default()
+}
+
+/// # Errors
+/// The process cannot have the signal.
+pub fn hangup() -> std::io::Result<Signal> {
+    signal(SignalKind::hangup())
+}

@@ -1,0 +1,159 @@
+//! A policy that changes while checks are decided by it.
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::daypass::{Daypass, write_file};
+use crate::support::request::{alice, is_allow, upstream_header};
+use crate::support::wait_for;
+
+/// Two files and a document that all say which version they are of; the answer names all three.
+fn write_version(dir: &Path, version: u64) {
+    let name = format!("v{version}");
+    write_file(
+        dir,
+        &format!("{name}/authz.rego"),
+        &format!(
+            "package envoy.authz\n\nimport data.lib\n\nallow := {{\"allowed\": true, \"grants\": [], \"headers\": \
+             {{\"x-rule\": \"{version}\", \"x-lib\": lib.version, \"x-data\": data.version}}}}\n"
+        ),
+    );
+    write_file(dir, &format!("{name}/lib.rego"), &format!("package lib\n\nversion := \"{version}\"\n"));
+    write_file(dir, &format!("{name}/data.json"), &format!("{{\"version\": \"{version}\"}}"));
+    point_to(dir, &name);
+}
+
+/// All at once, as a mounted ConfigMap changes.
+fn point_to(dir: &Path, name: &str) {
+    let next = dir.join("next");
+    symlink(name, &next).unwrap();
+    std::fs::rename(next, dir.join("current")).unwrap();
+}
+
+fn policy_report(server: &Daypass) -> Value {
+    let (status, body) = server.ops("/readyz");
+    assert_eq!(status, 200, "{body}");
+    serde_json::from_str::<Value>(&body).unwrap()["policy"].clone()
+}
+
+/// The three parts of one answer, which must be of one version.
+async fn version(client: &mut crate::support::daypass::Client) -> u64 {
+    let answer = client.check(alice()).await;
+    assert!(is_allow(&answer), "{answer:?}");
+    let part = |name: &str| upstream_header(&answer, name).unwrap().parse::<u64>().unwrap();
+    let (rule, lib, data) = (part("x-rule"), part("x-lib"), part("x-data"));
+    assert!(rule == lib && lib == data, "a mixed answer: {rule} {lib} {data}");
+    rule
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn swaps_under_load_drop_no_check_and_mix_no_answer() {
+    const SWAPS: u64 = 200;
+    const BROKEN_EVERY: u64 = 10;
+    const CHECKS_A_SECOND: u64 = 500;
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    write_version(dir.path(), 1);
+    let current = dir.path().join("current").display().to_string();
+    let server = Arc::new(Daypass::start_in(&dir, &["--policy", &current]));
+    let (stop, in_force) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(1)));
+    let load = tokio::spawn({
+        let (server, stop, in_force) = (Arc::clone(&server), Arc::clone(&stop), Arc::clone(&in_force));
+        async move {
+            // Connections on both workers.
+            let mut clients = [server.client().await, server.client().await];
+            let mut ticks = tokio::time::interval(Duration::from_micros(1_000_000 / CHECKS_A_SECOND));
+            let mut times = Vec::new();
+            while !stop.load(Ordering::Acquire) {
+                ticks.tick().await;
+                let at_least = in_force.load(Ordering::Acquire);
+                let index = times.len() % clients.len();
+                let began = Instant::now();
+                let found = version(&mut clients[index]).await;
+                times.push(began.elapsed());
+                assert!(found >= at_least, "{found} was answered after {at_least} was in force");
+            }
+            times
+        }
+    });
+    let revision_of = |server: &Daypass| policy_report(server)["revision"].clone();
+    for swap in 1..=SWAPS {
+        if swap % BROKEN_EVERY == 0 {
+            let failures = server.metric("daypass_policy_loads_total{result=\"failed\"}");
+            write_file(dir.path(), "broken/authz.rego", "package envoy.authz\n\nallow if nowhere(1)\n");
+            point_to(dir.path(), "broken");
+            server.process.signal("-HUP");
+            wait_for("the broken policy to be refused", || {
+                (server.metric("daypass_policy_loads_total{result=\"failed\"}") > failures).then_some(())
+            });
+        }
+        // Apart, so that checks of every kind lie between two swaps.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let before = revision_of(&server);
+        write_version(dir.path(), swap + 1);
+        server.process.signal("-HUP");
+        wait_for("the new policy to be in force", || (revision_of(&server) != before).then_some(()));
+        in_force.store(swap + 1, Ordering::Release);
+    }
+    stop.store(true, Ordering::Release);
+    let mut times = load.await.unwrap();
+    times.sort();
+    let at = |part: usize| times[times.len() * part / 1000 - 1];
+    println!(
+        "{} checks during {SWAPS} swaps and {} broken policies: p50 {:?} p99 {:?} p99.9 {:?} max {:?}",
+        times.len(),
+        SWAPS / BROKEN_EVERY,
+        at(500),
+        at(990),
+        at(999),
+        times[times.len() - 1]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broken_change_leaves_the_old_policy_and_says_where_it_breaks() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    write_version(dir.path(), 1);
+    let file = dir.path().join("v1/authz.rego");
+    let current = dir.path().join("v1").display().to_string();
+    let config =
+        write_file(dir.path(), "daypass.yaml", &format!("policy: [{current}]\npolicy_tests: true\n"));
+    let server = Daypass::start_in(&dir, &["--config", &config]);
+    let mut client = server.client().await;
+    assert_eq!(policy_report(&server)["failures"], 0);
+    let good = std::fs::read_to_string(&file).unwrap();
+    // No signal here: the files are looked at.
+    for (change, place) in [
+        (format!("{good}\nother if nowhere(1)\n"), "authz.rego:7:10: unknown function `nowhere`"),
+        (
+            format!("{good}\ntest_it if data.version == \"2\"\n"),
+            "authz.rego:7:1: test data.envoy.authz.test_it failed",
+        ),
+        ("package".to_owned(), "authz.rego:1:"),
+    ] {
+        std::fs::write(&file, change).unwrap();
+        let error = wait_for("the change to be refused", || {
+            let error = policy_report(&server)["error"].as_str().map(str::to_owned);
+            error.filter(|error| error.contains(place))
+        });
+        assert!(server.log().contains(&error.lines().next().unwrap().to_owned()), "{}", server.log());
+        assert_eq!(version(&mut client).await, 1);
+    }
+    assert_eq!(server.metric("daypass_policy_loads_total{result=\"failed\"}"), 3);
+    std::fs::write(&file, format!("{good}\ntest_it if data.version == \"1\"\n")).unwrap();
+    wait_for("the good change to be in force", || policy_report(&server)["error"].is_null().then_some(()));
+    assert_eq!(version(&mut client).await, 1);
+    std::fs::remove_file(&file).unwrap();
+    std::fs::remove_file(dir.path().join("v1/lib.rego")).unwrap();
+    wait_for("a vanished policy to be refused", || {
+        policy_report(&server)["error"]
+            .as_str()
+            .is_some_and(|error| error.contains("no .rego file"))
+            .then_some(())
+    });
+    assert_eq!(version(&mut client).await, 1);
+}
