@@ -4,11 +4,13 @@
 //! is not ours to trust, so whatever goes wrong is answered as a denial with its reason.
 
 mod body;
+mod explain;
 mod go;
 mod guard;
 mod headers;
 pub mod identity;
 mod input;
+mod json;
 mod multipart;
 mod request;
 mod response;
@@ -35,8 +37,10 @@ use crate::principal::Caller;
 use crate::replica::{Freshness, Lookup, Replica};
 use crate::store::{Limited, Store, Use};
 
+pub use explain::{Explanation, explain};
 pub use guard::GuardedService;
 pub use identity::IdentitySource;
+pub use json::{CheckJsonError, check_request};
 pub use request::BodyParsing;
 pub use response::StreamLimits;
 pub use rules::{LiveRules, Rules};

@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand.
 
 mod grant;
+mod policy;
 mod serve;
 
 use std::process::ExitCode;
@@ -11,7 +12,8 @@ use crate::config::ServeArgs;
 
 /// Just-in-time access for Envoy.
 ///
-/// `daypass serve` answers Envoy's ext_authz checks; `daypass grant` gives and ends access.
+/// `daypass serve` answers Envoy's ext_authz checks; `daypass grant` gives and ends access, and
+/// `daypass policy` is for those who write the rules.
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true)]
 pub struct Cli {
@@ -25,6 +27,8 @@ enum Command {
     Serve(Box<ServeArgs>),
     /// Create, show and revoke grants through the grant API.
     Grant(grant::GrantArgs),
+    /// Check, test, evaluate and explain policies.
+    Policy(policy::PolicyArgs),
 }
 
 /// Exit status of a command that was understood and failed. Usage and configuration errors are 2, as clap's.
@@ -37,6 +41,7 @@ impl Cli {
         match self.command {
             Command::Serve(args) => serve::run(&args),
             Command::Grant(args) => grant::run(args),
+            Command::Policy(args) => policy::run(args),
         }
     }
 }

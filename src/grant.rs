@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use thiserror::Error;
 
 use crate::clock::{BootTime, Now};
-use crate::permission::{Cidr, Permission, Target};
+use crate::permission::{Cidr, Mismatch, Permission, Target};
 use crate::principal::Principal;
 
 pub use refusal::Refusal;
@@ -125,9 +125,30 @@ impl Grant {
     /// Whether one of the permissions matches and every condition holds. Says nothing about time.
     #[must_use]
     pub fn covers(&self, target: &Target<'_>) -> bool {
-        let from_allowed_source = self.source_cidrs.is_empty()
-            || target.source().is_some_and(|peer| self.source_cidrs.iter().any(|range| range.contains(peer)));
-        from_allowed_source && self.permissions.iter().any(|permission| permission.matches(target))
+        self.admits_source(target) && self.permissions.iter().any(|permission| permission.matches(target))
+    }
+
+    fn admits_source(&self, target: &Target<'_>) -> bool {
+        self.source_cidrs.is_empty()
+            || target.source().is_some_and(|peer| self.source_cidrs.iter().any(|range| range.contains(peer)))
+    }
+
+    /// Why it does not cover `target`, for people.
+    #[must_use]
+    pub fn why_not_covering(&self, target: &Target<'_>) -> Option<String> {
+        if self.covers(target) {
+            return None;
+        }
+        if !self.admits_source(target) {
+            return Some("the peer's address is in none of its source_cidrs".to_owned());
+        }
+        if self.permissions.is_empty() {
+            return Some("it has no permissions; only policy gives it meaning".to_owned());
+        }
+        let mismatches = self.permissions.iter().filter_map(|permission| permission.mismatch(target));
+        let mut reasons: Vec<&str> = mismatches.map(Mismatch::as_str).collect();
+        reasons.dedup();
+        Some(format!("it is for {}", reasons.join("; or ")))
     }
 }
 

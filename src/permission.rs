@@ -51,6 +51,30 @@ pub struct PermissionLists {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Permission(Box<str>);
 
+/// Why a permission does not match a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mismatch {
+    Host,
+    Method,
+    Path,
+    GrpcMethod,
+    /// Two parsers could read the path differently.
+    AmbiguousPath,
+}
+
+impl Mismatch {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Host => "another host",
+            Self::Method => "another method",
+            Self::Path => "another path",
+            Self::GrpcMethod => "another gRPC method",
+            Self::AmbiguousPath => "a path that can be read in two ways, which no permission covers",
+        }
+    }
+}
+
 /// Between two patterns of a list. Never within one: control characters are refused.
 const BETWEEN: char = '\0';
 /// Behind each list.
@@ -81,15 +105,27 @@ impl Permission {
 
     #[must_use]
     pub fn matches(&self, target: &Target<'_>) -> bool {
+        self.mismatch(target).is_none()
+    }
+
+    /// The first thing that keeps the permission from matching.
+    #[must_use]
+    pub fn mismatch(&self, target: &Target<'_>) -> Option<Mismatch> {
         let mut lists = self.0.split(NEXT_LIST);
         let mut admits = |value, separator| lists.next().is_some_and(|list| admits(list, value, separator));
-        admits(target.host(), b'.')
-            && admits(target.method(), b'/')
-            && admits(target.path(), b'/')
-            && admits(target.grpc_method(), b'/')
+        if !admits(target.host(), b'.') {
+            Some(Mismatch::Host)
+        } else if !admits(target.method(), b'/') {
+            Some(Mismatch::Method)
+        } else if !admits(target.path(), b'/') {
+            Some(Mismatch::Path)
+        } else if !admits(target.grpc_method(), b'/') {
+            Some(Mismatch::GrpcMethod)
+        } else {
             // A permission that names only a host or a method says nothing about paths, and still must not
             // cover a path that the upstream may read as another one.
-            && !target.is_ambiguous()
+            target.is_ambiguous().then_some(Mismatch::AmbiguousPath)
+        }
     }
 }
 

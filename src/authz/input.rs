@@ -43,6 +43,12 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// The whole document, for people.
+    #[must_use]
+    pub fn everything() -> Self {
+        Self::by(&InputReads::everything())
+    }
+
     #[must_use]
     pub fn by(reads: &InputReads) -> Self {
         let attribute = |name| reads.touches(&["attributes", name]);

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use regorus::unstable::{Expr, Rule, Span};
 
 use super::builtins::{self, Arity};
-use super::error::Problem;
+use super::error::{ErrorCode, Problem};
 use super::names::{File, Name, Scopes};
 use super::syntax::{self, Node};
 
@@ -17,6 +17,11 @@ use super::syntax::{self, Node};
 pub struct InputReads(BTreeSet<Vec<String>>);
 
 impl InputReads {
+    #[must_use]
+    pub fn everything() -> Self {
+        Self(BTreeSet::from([Vec::new()]))
+    }
+
     /// Whether any rule may read something at, above or below `path`.
     #[must_use]
     pub fn touches(&self, path: &[&str]) -> bool {
@@ -94,7 +99,9 @@ fn look_into(
                 names.insert(name.into_iter().map(Some).collect());
             }
             Ok(None) => {}
-            Err(message) => problems.push(problem_at(syntax::start_of(name), message)),
+            Err(message) => {
+                problems.push(problem_at(syntax::start_of(name), ErrorCode::UnknownFunction, message));
+            }
         },
         Node::Expr(expr) => {
             let Some(found) = syntax::static_ref(expr) else { return };
@@ -165,8 +172,8 @@ fn arity_message(name: &str, arities: &BTreeSet<usize>, found: usize) -> String 
     format!("`{name}` takes {wanted} argument(s), not {found}")
 }
 
-fn problem_at(span: &Span, message: String) -> Problem {
-    Problem { file: span.source.get_path().clone(), line: span.line, column: span.col, message }
+fn problem_at(span: &Span, code: ErrorCode, message: String) -> Problem {
+    Problem { file: span.source.get_path().clone(), line: span.line, column: span.col, code, message }
 }
 
 /// Every rule that can reach itself. A reference reaches the rules above and below it, as in OPA.
@@ -180,7 +187,9 @@ fn recursion(uses: &BTreeMap<Name, Uses<'_>>) -> Vec<Problem> {
         .collect();
     uses.iter()
         .filter(|(rule, _)| reaches_itself(rule, &edges))
-        .map(|(rule, found)| problem_at(found.at, format!("rule {} is recursive", rule.join("."))))
+        .map(|(rule, found)| {
+            problem_at(found.at, ErrorCode::Recursion, format!("rule {} is recursive", rule.join(".")))
+        })
         .collect()
 }
 

@@ -2,7 +2,7 @@
 //! that begin with a keyword. Works on tokens, before anything is parsed, and leaves every line where it was.
 
 use super::edits::Edit;
-use super::error::Problem;
+use super::error::{ErrorCode, Problem};
 use super::source::RegoVersion;
 
 /// The function that puts an interpolated string together.
@@ -42,6 +42,7 @@ pub fn edits(file: &str, text: &str, version: RegoVersion) -> Result<Vec<Edit>, 
                 file: file.to_owned(),
                 line: u32::try_from(line).unwrap_or(0),
                 column: u32::try_from(column).unwrap_or(0),
+                code: ErrorCode::Parse,
                 message: message.to_owned(),
             })
         }

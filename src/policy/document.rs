@@ -7,7 +7,7 @@ use regorus::value::Object;
 use regorus::{Rc, Value};
 use thiserror::Error;
 
-use super::json;
+use super::{json, source};
 
 macro_rules! keys {
     ($($name:ident $text:literal)*) => {
@@ -162,6 +162,15 @@ impl Document {
     /// The text is not JSON, nests too deep, or has a number out of range.
     pub fn from_json(text: &str) -> Result<Self, BadJson> {
         json::parse(text).map(Self).map_err(|error| BadJson(error.to_string()))
+    }
+
+    /// One document of YAML, with the meaning it has in data files.
+    ///
+    /// # Errors
+    /// The text is not YAML, or has no form in JSON.
+    pub fn from_yaml(text: &str) -> Result<Self, BadJson> {
+        let json = source::yaml("input", text).map_err(|problem| BadJson(problem.to_string()))?;
+        Self::from_json(&json.to_string())
     }
 
     /// # Errors

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use saphyr::{LoadableYamlNode, Scalar, Yaml};
 use serde_json::{Map, Value as Json};
 
-use super::error::{LoadError, Problem};
+use super::error::{ErrorCode, LoadError, Problem};
 
 /// The policy a sidecar has when none is named.
 const DEFAULT_POLICY: &str = include_str!("../../policies/authz.rego");
@@ -158,6 +158,7 @@ impl Sources {
                 file: name.clone(),
                 line: u32::try_from(error.line()).unwrap_or(0),
                 column: u32::try_from(error.column()).unwrap_or(0),
+                code: ErrorCode::Read,
                 message: format!("not JSON: {error}"),
             })
         } else if has_extension(path, &["yaml", "yml"]) {
@@ -236,11 +237,12 @@ fn merge(
     Ok(())
 }
 
-fn yaml(name: &str, text: &str) -> Result<Json, Problem> {
+pub fn yaml(name: &str, text: &str) -> Result<Json, Problem> {
     let documents = Yaml::load_from_str(text).map_err(|error| Problem {
         file: name.to_owned(),
         line: u32::try_from(error.marker().line()).unwrap_or(0),
         column: u32::try_from(error.marker().col() + 1).unwrap_or(0),
+        code: ErrorCode::Read,
         message: format!("not YAML: {}", error.info()),
     })?;
     match documents.as_slice() {

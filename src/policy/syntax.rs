@@ -4,7 +4,7 @@ use regorus::unstable::{
     AssignOp, Expr, Import, Literal, Module, Parser, Query, Rule, RuleAssign, RuleHead, Source, Span,
 };
 
-use super::error::Problem;
+use super::error::{ErrorCode, Problem};
 use super::source::RegoVersion;
 
 /// OPA has no line limit; a JWKS on one line is usual. The engine's own default of 1,024 columns would refuse it.
@@ -24,7 +24,10 @@ pub fn parse(file: &str, text: &str, version: RegoVersion) -> Result<Module, Pro
         }
         parser.parse()
     };
-    module().map_err(|error: anyhow::Error| Problem::from_engine(file, &error))
+    module().map_err(|error: anyhow::Error| Problem {
+        code: ErrorCode::Parse,
+        ..Problem::from_engine(file, &error)
+    })
 }
 
 pub const fn non_zero(value: usize) -> std::num::NonZeroUsize {

@@ -15,7 +15,7 @@ use crate::authz::{LiveRules, Rules};
 use crate::config::PolicyConfig;
 use crate::metrics::Metrics;
 use crate::ops::PolicyReport;
-use crate::policy::{self, Fingerprint, LoadError, Policy, Problem, Sources, TestOutcome};
+use crate::policy::{self, ErrorCode, Fingerprint, LoadError, Policy, Problem, Sources, TestOutcome};
 
 /// How often files are looked at. Polling works on every file system and for every way of replacing files (links of a
 /// mounted ConfigMap, network file systems, bind mounts), and costs a few `stat` calls.
@@ -90,7 +90,7 @@ fn run_tests(sources: &Sources) -> Result<(), LoadError> {
             TestOutcome::Errored(error) => error.clone(),
         };
         let message = format!("test {} failed: {why}", result.full_name());
-        Some(Problem { file: result.file, line: result.line, column: 1, message })
+        Some(Problem { file: result.file, line: result.line, column: 1, code: ErrorCode::Test, message })
     };
     let problems: Vec<Problem> = run.results.into_iter().filter_map(problem).collect();
     if problems.is_empty() { Ok(()) } else { Err(LoadError(problems)) }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use daypass::policy::{BuiltinErrors, Document, Evaluator, QueryError, RegoFile, Sources};
+use daypass::policy::{BuiltinErrors, Document, Evaluator, Problem, RegoFile, Sources};
 use serde_json::{Map, Value, json};
 
 use crate::support::shared;
@@ -127,7 +127,7 @@ fn message_part(message: &str) -> &str {
 
 enum Failure {
     Load(String),
-    Query(QueryError),
+    Query(Problem),
 }
 
 impl Failure {
@@ -143,7 +143,7 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Load(error) => write!(f, "load: {error}"),
-            Self::Query(error) => write!(f, "{error}"),
+            Self::Query(error) => write!(f, "{}: {error}", error.code.as_str()),
         }
     }
 }
@@ -167,7 +167,7 @@ fn answers(case: &Value, errors: BuiltinErrors) -> Result<Vec<Value>, Failure> {
                 .into_iter()
                 .next()
                 .and_then(|answer| answer.expressions.into_iter().next())
-                .map(|found| found.0)
+                .map(|found| found.value)
         }
         (_, Some(input)) => Some(Document::from_json(&input.to_string()).unwrap()),
         _ => None,

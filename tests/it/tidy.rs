@@ -80,7 +80,10 @@ fn libraries_stay_where_they_are_hidden() {
         ("clap", &["cli", "config/args.rs", "main.rs"]),
         ("saphyr", &["config", "policy/source.rs"]),
         ("tonic", &["api", "authz.rs", "authz/guard.rs", "cli/grant.rs", "server"]),
-        ("serde_json", &["api", "audit.rs", "cli", "config", "ops.rs", "policy", "server.rs", "store"]),
+        (
+            "serde_json",
+            &["api", "audit.rs", "authz/json.rs", "cli", "config", "ops.rs", "policy", "server.rs", "store"],
+        ),
     ];
     let mut breaches = Vec::new();
     for (file, text) in sources() {

@@ -1,0 +1,49 @@
+//! `daypass policy check`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::read_sources;
+use crate::policy::{self, BuiltinErrors, Evaluator, LoadError};
+
+/// Nothing is evaluated but `true`.
+const LIMIT: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Policy files and directories
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Take the language as it was before OPA 1.0
+    #[arg(long)]
+    v0_compatible: bool,
+    /// Treat warnings as errors
+    #[arg(long)]
+    strict: bool,
+}
+
+pub fn run(args: &CheckArgs) -> ExitCode {
+    let (warnings, error) = match look(args) {
+        Ok(warnings) => (warnings, None),
+        Err(error) => (Vec::new(), Some(error)),
+    };
+    warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    if let Some(error) = error {
+        error.0.iter().for_each(|problem| eprintln!("error: {problem}"));
+        return ExitCode::FAILURE;
+    }
+    if args.strict && !warnings.is_empty() {
+        return ExitCode::FAILURE;
+    }
+    println!("good");
+    ExitCode::SUCCESS
+}
+
+fn look(args: &CheckArgs) -> Result<Vec<policy::Problem>, LoadError> {
+    let sources = read_sources(&args.paths, args.v0_compatible)?;
+    Evaluator::new(&sources, LIMIT, BuiltinErrors::Undefined)?;
+    policy::warnings(&sources)
+}
