@@ -2,7 +2,10 @@
 //! differ from OPA, or build a matcher for every call. A built-in never panics, never does I/O, and never says more
 //! than [`Fault`] of what went wrong.
 
+mod crypto;
 mod json;
+pub mod jws;
+mod jwt;
 pub mod operators;
 
 use std::collections::HashMap;
@@ -114,7 +117,8 @@ pub const fn of_many(name: &'static str, arity: u8, function: fn(&[Value]) -> Ou
 }
 
 fn families() -> impl Iterator<Item = Builtin> {
-    let families: [&[Builtin]; 2] = [&operators::BUILTINS, &json::BUILTINS];
+    let families: [&[Builtin]; 4] =
+        [&operators::BUILTINS, &json::BUILTINS, &crypto::BUILTINS, &jwt::BUILTINS];
     families.into_iter().flatten().copied()
 }
 
