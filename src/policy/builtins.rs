@@ -7,6 +7,7 @@ mod json;
 pub mod jws;
 mod jwt;
 pub mod operators;
+mod x509;
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -117,8 +118,8 @@ pub const fn of_many(name: &'static str, arity: u8, function: fn(&[Value]) -> Ou
 }
 
 fn families() -> impl Iterator<Item = Builtin> {
-    let families: [&[Builtin]; 4] =
-        [&operators::BUILTINS, &json::BUILTINS, &crypto::BUILTINS, &jwt::BUILTINS];
+    let families: [&[Builtin]; 5] =
+        [&operators::BUILTINS, &json::BUILTINS, &crypto::BUILTINS, &jwt::BUILTINS, &x509::BUILTINS];
     families.into_iter().flatten().copied()
 }
 
