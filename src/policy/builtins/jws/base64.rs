@@ -86,3 +86,23 @@ pub fn encode(bytes: &[u8]) -> String {
 pub fn encode_url(bytes: &[u8]) -> String {
     BASE64URL_NOPAD.encode(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_what_go_takes() {
+        for good in ["YWI=", "YW\r\nI=", "YWJ="] {
+            assert_eq!(standard(good), Ok(b"ab".to_vec()), "{good:?}");
+        }
+        for good in ["YWI", "YWI=", "YWJ", "YW\nI="] {
+            assert_eq!(url(good), Ok(b"ab".to_vec()), "{good:?}");
+        }
+        assert_eq!(standard("foobar"), Err(BadBase64::At(4)));
+        assert_eq!(standard("YWI=YWI="), Err(BadBase64::At(4)));
+        assert_eq!(url("YW(I"), Err(BadBase64::At(2)));
+        assert_eq!(url("YWIXY"), Err(BadBase64::Length("YWIXY".to_owned())));
+        assert_eq!(of_key("-_-_"), of_key("+/+/"));
+    }
+}

@@ -39,6 +39,10 @@ impl<'d> Fields<'d> {
         self.universal(Tag::Sequence).map(Self)
     }
 
+    pub fn set(&mut self) -> Option<Self> {
+        self.universal(Tag::Set).map(Self)
+    }
+
     /// A whole number that is not negative, big-endian without zeros in front.
     pub fn unsigned(&mut self) -> Option<&'d [u8]> {
         let bytes = self.universal(Tag::Integer)?;

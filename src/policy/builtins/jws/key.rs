@@ -279,7 +279,7 @@ pub fn of_pkcs8(der: &[u8]) -> Result<PrivateKey, String> {
         let seed = Fields::inside(inner).octets().ok_or("x509: invalid Ed25519 private key")?;
         return ed25519(seed).ok_or_else(|| "x509: invalid Ed25519 private key length".to_owned());
     }
-    Err(format!("x509: PKCS#8 wrapping contained private key with unknown algorithm: {kind}"))
+    Err("x509: PKCS#8 wrapping contained private key with unknown algorithm".to_owned())
 }
 
 /// SEC 1.

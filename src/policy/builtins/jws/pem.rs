@@ -6,6 +6,9 @@ const BEGIN: &str = "-----BEGIN ";
 const END: &str = "-----END ";
 const DASHES: &str = "-----";
 
+/// Beginnings without an end that are passed over. Each may be looked at up to the end of the text.
+const MAX_FALSE_STARTS: usize = 32;
+
 #[derive(Debug, PartialEq, Eq)]
 pub struct Block<'t> {
     pub label: &'t str,
@@ -16,7 +19,7 @@ impl<'t> Block<'t> {
     /// The first block of a text, and the text behind it.
     pub fn first(text: &'t str) -> Option<(Self, &'t str)> {
         let mut rest = text;
-        loop {
+        for _ in 0..=MAX_FALSE_STARTS {
             rest = after_line_start(rest, BEGIN)?;
             let (first_line, body) = line(rest);
             if let Some(label) = first_line.strip_suffix(DASHES)
@@ -25,6 +28,7 @@ impl<'t> Block<'t> {
                 return Some(found);
             }
         }
+        None
     }
 }
 
@@ -66,4 +70,36 @@ fn finish<'t>(label: &'t str, mut body: &'t str) -> Option<(Block<'t>, &'t str)>
     let symbols: String = content.chars().filter(|c| !matches!(c, ' ' | '\t')).collect();
     let bytes = base64::standard(&symbols).ok()?;
     Some((Block { label, bytes }, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_whole_blocks_wherever_they_stand() {
+        let block = "-----BEGIN A-----\nYQ==\n-----END A-----\n";
+        let found = |text: &str| Block::first(text).map(|(block, rest)| (block.bytes, rest.to_owned()));
+        assert_eq!(found(block), Some((b"a".to_vec(), String::new())));
+        assert_eq!(found(&format!("words\n{block}x")), Some((b"a".to_vec(), "x".to_owned())));
+        assert_eq!(found(&format!("-----BEGIN B-----\n\n{block}")), Some((b"a".to_vec(), String::new())));
+        let with_header = "-----BEGIN A-----\r\nProc-Type: 4\r\n\r\nYQ==\r\n-----END A-----";
+        assert_eq!(found(with_header), Some((b"a".to_vec(), String::new())));
+        for broken in [
+            "",
+            "-----BEGIN ",
+            "-----BEGIN A-----",
+            "-----BEGIN A-----\n-----END B-----",
+            "-----BEGIN A-----\nYQ==-----END A-----",
+            "-----BEGIN A-----\n!\n-----END A-----",
+            " -----BEGIN A-----\nYQ==\n-----END A-----",
+        ] {
+            assert_eq!(found(broken), None, "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn beginnings_without_end_cost_no_more_than_a_few_looks() {
+        assert!(Block::first(&"-----BEGIN A-----\n".repeat(200_000)).is_none());
+    }
 }

@@ -133,17 +133,17 @@ impl Extensions {
                 self.distribution_points = points.iter().flat_map(point_uris).collect();
             }
             ParsedExtension::CertificatePolicies(policies) => {
-                let one = |oid: &Oid| (shape::oid(oid), oid.to_id_string());
-                self.policies = policies.iter().map(|policy| one(&policy.policy_id)).collect();
+                let one = |oid: &Oid| Some((shape::oid(oid), shape::dotted(oid)?));
+                let policies: Option<Vec<_>> = policies.iter().map(|policy| one(&policy.policy_id)).collect();
+                self.policies = policies.ok_or("x509: invalid certificate policies")?;
             }
             ParsedExtension::PolicyMappings(mappings) => {
-                self.policy_mappings = mappings
-                    .mappings
-                    .iter()
-                    .map(|pair| {
-                        (pair.issuer_domain_policy.to_id_string(), pair.subject_domain_policy.to_id_string())
-                    })
-                    .collect();
+                let pairs = mappings.mappings.iter().map(|pair| {
+                    let issuer = shape::dotted(&pair.issuer_domain_policy)?;
+                    Some((issuer, shape::dotted(&pair.subject_domain_policy)?))
+                });
+                let pairs: Option<Vec<_>> = pairs.collect();
+                self.policy_mappings = pairs.ok_or("x509: invalid policy mappings")?;
             }
             ParsedExtension::PolicyConstraints(constraints) => {
                 self.require_explicit_policy = constraints.require_explicit_policy;

@@ -44,14 +44,7 @@ fn shape_of(der: &[u8]) -> Result<Value, String> {
     });
     let extensions = Extensions::parse(requested.unwrap_or_default())?;
     let key = key::of_spki(info.subject_pki.raw)?;
-    let attributes: Vec<Value> = info
-        .attributes()
-        .iter()
-        .filter_map(|attribute| {
-            let values = attribute_values(attribute.value)?;
-            Some(object([("Type", shape::oid(&attribute.oid)), ("Value", values)]))
-        })
-        .collect();
+    let attributes = attributes(info.raw);
     let mut members = vec![
         ("Raw", bytes(der)),
         ("RawTBSCertificateRequest", bytes(info.raw)),
@@ -72,13 +65,34 @@ fn shape_of(der: &[u8]) -> Result<Value, String> {
     Ok(Value::from(members.collect::<BTreeMap<_, _>>()))
 }
 
-/// Attributes of Go's old form, lists of typed values; those of any other form it leaves out.
-fn attribute_values(set: &[u8]) -> Option<Value> {
+/// Read anew: the parser keeps the values of those attributes alone that it knows.
+fn attributes(info: &[u8]) -> Vec<Value> {
+    let found = (|| {
+        let mut fields = Fields::of(info)?;
+        // Version, subject and key.
+        for _ in 0..3 {
+            fields.any()?;
+        }
+        fields.tagged(0)
+    })();
+    let mut attributes = Vec::new();
+    let Some(mut found) = found else { return attributes };
+    while let Some(mut attribute) = found.sequence() {
+        // Go's old form, lists of typed values; it leaves out those of any other form.
+        if let (Some(kind), Some(values)) = (attribute.oid(), attribute.set())
+            && let Some(values) = typed_values(values)
+        {
+            attributes.push(object([("Type", shape::oid(&kind)), ("Value", values)]));
+        }
+    }
+    attributes
+}
+
+fn typed_values(mut set: Fields) -> Option<Value> {
     let mut values = Vec::new();
-    let mut fields = Fields::inside(set);
-    while !fields.is_empty() {
+    while !set.is_empty() {
         let mut typed = Vec::new();
-        let mut inner = fields.sequence()?;
+        let mut inner = set.sequence()?;
         while !inner.is_empty() {
             let mut pair = inner.sequence()?;
             let (kind, value) = (pair.oid()?, pair.any()?);

@@ -43,6 +43,13 @@ pub fn big_endian(number: &[u8]) -> Value {
     unsigned(&BigUint::from_bytes_be(number))
 }
 
+/// Bytes of an identifier that is written with dots: its numbers are of any size, and decimal takes the square of that.
+const MAX_OID_BYTES: usize = 128;
+
+pub fn dotted(oid: &Oid) -> Option<String> {
+    (oid.as_bytes().len() <= MAX_OID_BYTES).then(|| oid.to_id_string())
+}
+
 /// The numbers of an object identifier.
 pub fn oid(oid: &Oid) -> Value {
     let arcs = oid.iter().map(|arcs| arcs.map(Value::from).collect::<Vec<_>>());
