@@ -74,7 +74,21 @@ fn finish<'t>(label: &'t str, mut body: &'t str) -> Option<(Block<'t>, &'t str)>
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_text_has_a_block_or_none(
+            parts in prop::collection::vec("-----BEGIN |-----END |A|-----|\n|:|YQ==|é| ", 0..24)
+        ) {
+            let text = parts.concat();
+            if let Some((_, rest)) = Block::first(&text) {
+                prop_assert!(text.ends_with(rest));
+            }
+        }
+    }
 
     #[test]
     fn finds_whole_blocks_wherever_they_stand() {

@@ -20,7 +20,7 @@ pub fn build(
     root: &Certificate,
     options: &Options,
 ) -> Option<Vec<Certificate>> {
-    let mut search = Search { intermediates, root, options, checks: 0 };
+    let mut search = Search { intermediates, root, options, checks: 0, comparisons: 0 };
     if !search.is_current(leaf) || !leaf.extensions.unhandled_critical.is_empty() {
         return None;
     }
@@ -35,6 +35,8 @@ struct Search<'c> {
     root: &'c Certificate,
     options: &'c Options,
     checks: usize,
+    /// Of names with constraints.
+    comparisons: usize,
 }
 
 impl Search<'_> {
@@ -86,6 +88,10 @@ impl Search<'_> {
         if !child.algorithm.verify(&issuer.key, &child.signed, &child.signature) {
             return None;
         }
+        // Last, for it is what hostile certificates could make dear.
+        if !chain.iter().all(|below| self.names_allowed(&issuer.extensions, &below.extensions)) {
+            return None;
+        }
         let mut longer = chain.to_vec();
         longer.push(issuer.clone());
         Some(longer)
@@ -109,12 +115,34 @@ impl Search<'_> {
             && is_short_enough
             && extensions.unhandled_critical.is_empty()
             && self.is_current(issuer)
-            && chain.iter().all(|below| names_allowed(extensions, &below.extensions))
     }
 
     fn is_current(&self, certificate: &Certificate) -> bool {
         let ns = |seconds: i64| i128::from(seconds) * 1_000_000_000;
         (ns(certificate.not_before)..=ns(certificate.not_after)).contains(&self.options.now_ns)
+    }
+
+    fn names_allowed(&mut self, issuer: &Extensions, below: &Extensions) -> bool {
+        let (permitted, excluded, names) = (&issuer.permitted, &issuer.excluded, &below.names);
+        self.comparisons += names.dns.len() * (permitted.dns.len() + excluded.dns.len());
+        self.comparisons += names.addresses.len() * (permitted.ranges.len() + excluded.ranges.len());
+        if self.comparisons > self.options.max_comparisons {
+            return false;
+        }
+        let dns = names.dns.iter().all(|name| {
+            let inside = |domain: &String| is_in_domain(name, domain);
+            (permitted.dns.is_empty() || permitted.dns.iter().any(inside)) && !excluded.dns.iter().any(inside)
+        });
+        let addresses = names.addresses.iter().all(|address| {
+            let inside = |range: &Range| is_in_range(*address, range);
+            (permitted.ranges.is_empty() || permitted.ranges.iter().any(inside))
+                && !excluded.ranges.iter().any(inside)
+        });
+        let constrains =
+            |kind: fn(&Subtrees) -> &Vec<String>| !kind(permitted).is_empty() || !kind(excluded).is_empty();
+        let emails = names.emails.is_empty() || !constrains(|subtrees| &subtrees.emails);
+        let uris = names.uris.is_empty() || !constrains(|subtrees| &subtrees.uris);
+        dns && addresses && emails && uris
     }
 
     /// Whether one of the usages asked for is allowed by every certificate. One that names none allows all.
@@ -132,31 +160,12 @@ impl Search<'_> {
     }
 }
 
-fn names_allowed(issuer: &Extensions, below: &Extensions) -> bool {
-    let (permitted, excluded, names) = (&issuer.permitted, &issuer.excluded, &below.names);
-    let dns = names.dns.iter().all(|name| {
-        let inside = |domain: &String| is_in_domain(name, domain);
-        (permitted.dns.is_empty() || permitted.dns.iter().any(inside)) && !excluded.dns.iter().any(inside)
-    });
-    let addresses = names.addresses.iter().all(|address| {
-        let inside = |range: &Range| is_in_range(*address, range);
-        (permitted.ranges.is_empty() || permitted.ranges.iter().any(inside))
-            && !excluded.ranges.iter().any(inside)
-    });
-    let constrains =
-        |kind: fn(&Subtrees) -> &Vec<String>| !kind(permitted).is_empty() || !kind(excluded).is_empty();
-    let emails = names.emails.is_empty() || !constrains(|subtrees| &subtrees.emails);
-    let uris = names.uris.is_empty() || !constrains(|subtrees| &subtrees.uris);
-    dns && addresses && emails && uris
-}
-
 /// The domain itself or one below; with a dot in front, only those below.
 fn is_in_domain(name: &str, domain: &str) -> bool {
-    let (name, domain) = (name.to_ascii_lowercase(), domain.to_ascii_lowercase());
-    match domain.strip_prefix('.') {
-        Some(_) => name.ends_with(&domain),
-        None => domain.is_empty() || name == domain || name.ends_with(&format!(".{domain}")),
-    }
+    let below = name.len().checked_sub(domain.len()).and_then(|at| name.as_bytes().split_at_checked(at));
+    let Some((above, end)) = below else { return false };
+    end.eq_ignore_ascii_case(domain.as_bytes())
+        && (domain.is_empty() || above.is_empty() || domain.starts_with('.') || above.ends_with(b"."))
 }
 
 fn is_in_range(address: IpAddr, (network, mask): &Range) -> bool {

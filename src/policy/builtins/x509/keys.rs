@@ -1,5 +1,7 @@
 //! Private keys for policies: as Go's structures, as a JWK, and beside their certificate.
 
+use std::mem;
+
 use regorus::Value;
 
 use super::super::jws::base64;
@@ -62,24 +64,23 @@ pub fn parse_keypair(certificate: &Value, key: &Value) -> Outcome {
 
 /// As Go's `tls.Certificate`.
 fn keypair(certificate: &str, key: &str) -> Result<Value, String> {
-    let blocks = blocks(certificate, "CERTIFICATE")?;
+    let found = blocks(certificate, "CERTIFICATE")?;
     let chain: Vec<&Vec<u8>> =
-        blocks.iter().filter(|(label, _)| label == "CERTIFICATE").map(|(_, der)| der).collect();
-    let Some(first) = chain.first() else {
-        return Err("tls: failed to find any PEM data in certificate input".to_owned());
-    };
+        found.iter().filter(|(label, _)| label == "CERTIFICATE").map(|(_, der)| der).collect();
+    let first = chain.first().ok_or_else(|| no_certificate(&found))?;
     let leaf = Certificate::parse(first)?;
-    let keys = self::blocks(key, "PRIVATE KEY")?;
-    let der = keys
-        .iter()
-        .find(|(label, _)| label == "PRIVATE KEY" || label.ends_with(" PRIVATE KEY"))
-        .map(|(_, der)| der)
-        .ok_or("tls: failed to find any PEM data in key input")?;
+    let found = blocks(key, "PRIVATE KEY")?;
+    let is_key = |label: &str| label == "PRIVATE KEY" || label.ends_with(" PRIVATE KEY");
+    let (_, der) = found.iter().find(|(label, _)| is_key(label)).ok_or_else(|| no_key(&found))?;
     let key = key::of_pkcs1(der)
         .or_else(|_| key::of_pkcs8(der))
         .or_else(|_| key::of_sec1(der))
         .map_err(|_| "tls: failed to parse private key")?;
-    if key.public() != leaf.key {
+    let public = key.public();
+    if mem::discriminant(&public) != mem::discriminant(&leaf.key) {
+        return Err("tls: private key type does not match public key type".to_owned());
+    }
+    if public != leaf.key {
         return Err("tls: private key does not match public key".to_owned());
     }
     Ok(object([
@@ -92,8 +93,33 @@ fn keypair(certificate: &str, key: &str) -> Result<Value, String> {
     ]))
 }
 
+/// Label and content.
+type Labelled = (String, Vec<u8>);
+
+fn no_certificate(found: &[Labelled]) -> String {
+    match found {
+        [] => "tls: failed to find any PEM data in certificate input".to_owned(),
+        [(label, _)] if label.ends_with("PRIVATE KEY") => {
+            "tls: failed to find certificate PEM data in certificate \
+             input, but did find a private key; PEM inputs may have been switched"
+                .to_owned()
+        }
+        _ => "tls: failed to find \"CERTIFICATE\" PEM block in certificate input".to_owned(),
+    }
+}
+
+fn no_key(found: &[Labelled]) -> String {
+    match found {
+        [] => "tls: failed to find any PEM data in key input".to_owned(),
+        [(label, _)] if label == "CERTIFICATE" => {
+            "tls: found a certificate rather than a key in the PEM for the private key".to_owned()
+        }
+        _ => "tls: failed to find PEM block with type ending in \"PRIVATE KEY\" in key input".to_owned(),
+    }
+}
+
 /// PEM, PEM in base64, or DER in base64, which is taken for one block.
-fn blocks(text: &str, label: &str) -> Result<Vec<(String, Vec<u8>)>, String> {
+fn blocks(text: &str, label: &str) -> Result<Vec<Labelled>, String> {
     let decoded;
     let mut rest = text;
     if !text.starts_with(PEM_BEGIN) {

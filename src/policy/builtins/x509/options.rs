@@ -26,19 +26,23 @@ const KEY_USAGES: [&str; 14] = [
     "KeyUsageMicrosoftKernelCodeSigning",
 ];
 
+/// Names held against constraints, for one chain: Go's default.
+const MAX_COMPARISONS: usize = 250_000;
+
 pub struct Options {
     /// Empty: any.
     pub dns_name: String,
     /// Nanoseconds since 1970.
     pub now_ns: i128,
     pub usages: Vec<u64>,
+    pub max_comparisons: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now_ns = i128::try_from(now.as_nanos()).unwrap_or(i128::MAX);
-        Self { dns_name: String::new(), now_ns, usages: vec![SERVER_AUTH] }
+        Self { dns_name: String::new(), now_ns, usages: vec![SERVER_AUTH], max_comparisons: MAX_COMPARISONS }
     }
 }
 
@@ -57,10 +61,15 @@ impl Options {
                         .into();
                 }
                 ("CurrentTime", _) => return Err(Fault::failed("'CurrentTime' should be a number")),
-                // How much of a chain is compared is bounded here by the number of certificates.
-                ("MaxConstraintComparisons", Value::Number(count)) if count.as_i64().is_some() => {}
-                ("MaxConstraintComparisons", Value::Number(_)) => {
-                    return Err(Fault::failed("'MaxConstraintComparisons' should be a valid number"));
+                ("MaxConstraintComparisons", Value::Number(count)) => {
+                    let count = count.as_i64();
+                    let count = count.ok_or_else(|| {
+                        Fault::failed("'MaxConstraintComparisons' should be a valid number")
+                    })?;
+                    // Zero is the default, as in Go, and no option raises it.
+                    if let Some(count) = usize::try_from(count).ok().filter(|count| *count > 0) {
+                        options.max_comparisons = count.min(MAX_COMPARISONS);
+                    }
                 }
                 ("MaxConstraintComparisons", _) => {
                     return Err(Fault::failed("'MaxConstraintComparisons' should be a number"));

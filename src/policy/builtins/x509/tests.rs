@@ -107,9 +107,11 @@ fn constraints_on_names_bind_those_below() {
     });
     let root = root(constrained);
     for (name, expected) in
-        [("leaf.example", true), ("example", true), ("leafexample", false), ("a.secret.example", false)]
+        [("leaf.example", true), ("Example", true), ("leafexample", false), ("a.secret.example", false)]
     {
-        assert_eq!(verifies(&[&root, &below(&root, params(name))], "{}"), expected, "{name}");
+        let leaf = below(&root, params(name));
+        assert_eq!(verifies(&[&root, &leaf], "{}"), expected, "{name}");
+        assert!(!verifies(&[&root, &leaf], r#"{"MaxConstraintComparisons":1}"#), "there are two");
     }
 }
 

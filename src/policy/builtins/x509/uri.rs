@@ -115,3 +115,41 @@ fn escaped(text: &str) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parts(text: &str) -> Option<[String; 6]> {
+        let shape = shape(text)?;
+        let part = |name: &str| shape[name].as_string().unwrap().to_string();
+        Some(["Scheme", "Opaque", "Host", "Path", "RawPath", "RawQuery"].map(part))
+    }
+
+    #[test]
+    fn has_the_parts_that_go_gives_it() {
+        for (text, expected) in [
+            ("spiffe://a/b", ["spiffe", "", "a", "/b", "", ""]),
+            ("urn:uuid:1", ["urn", "uuid:1", "", "", "", ""]),
+            ("HTTPS://u@A:8/x%2Fy?q=1", ["https", "", "A:8", "/x/y", "/x%2Fy", "q=1"]),
+            ("mailto:a@b?c", ["mailto", "a@b", "", "", "", "c"]),
+            ("/path%20", ["", "", "", "/path ", "", ""]),
+            ("http://[::1]:2/", ["http", "", "[::1]:2", "/", "", ""]),
+            ("", ["", "", "", "", "", ""]),
+        ] {
+            assert_eq!(parts(text), Some(expected.map(str::to_owned)), "{text}");
+        }
+        for wrong in ["http://a/%zz", ":a", "http://a:b/", "a\nb", "http://a b/"] {
+            assert_eq!(parts(wrong), None, "{wrong:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_taken_apart_or_refused(text in "[-a-z:/?#%@.\\[\\]0é ]{0,24}") {
+            let _ = shape(&text);
+        }
+    }
+}
