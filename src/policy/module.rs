@@ -56,7 +56,10 @@ impl Desugared {
             // Calls nest where operators only stood in a row, and the engine has a limit for that.
             match syntax::parse(&module.name, module.text(), module.version) {
                 Ok(_) => Ok(module),
-                Err(problem) => Err(Problem { message: CannotRewrite.to_string(), ..module.place(problem) }),
+                Err(problem) => {
+                    let message = format!("{CannotRewrite} ({})", problem.message);
+                    Err(Problem { message, ..module.place(problem) })
+                }
             }
         };
         parts.into_iter().map(module).collect()

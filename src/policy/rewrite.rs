@@ -219,8 +219,10 @@ impl<'a> Rewriter<'a, '_> {
             }
             None => self.edits.push(Edit::insert(begins, ") = ")),
         }
-        // The parenthesis that closed the call.
-        self.edits.push(Edit::replace(closes.saturating_sub(1), closes, " "));
+        // The parenthesis that closed the call, and a comma that may stand before it.
+        let ends = range(self.text, output.span())?.1;
+        let rest = self.text.get(ends..closes).ok_or(CannotRewrite)?;
+        self.edits.push(Edit::replace(ends, closes, blank(rest)));
         Ok(())
     }
 
