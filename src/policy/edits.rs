@@ -60,7 +60,9 @@ impl Edited {
             .map_or((line, column), |offset| position_of(&self.before, self.original_offset(offset)))
     }
 
-    fn original_offset(&self, offset: usize) -> usize {
+    /// Where a byte of the text was before the edits.
+    #[must_use]
+    pub fn original_offset(&self, offset: usize) -> usize {
         let mut inserted = 0;
         let mut removed = 0;
         for edit in &self.edits {
@@ -78,7 +80,7 @@ impl Edited {
     }
 }
 
-fn offset_of(text: &str, line: u32, column: u32) -> Option<usize> {
+pub fn offset_of(text: &str, line: u32, column: u32) -> Option<usize> {
     let skip = usize::try_from(line.checked_sub(1)?).ok()?;
     let begins: usize = text.split_inclusive('\n').take(skip).map(str::len).sum();
     let rest = text.get(begins..)?;
@@ -86,7 +88,7 @@ fn offset_of(text: &str, line: u32, column: u32) -> Option<usize> {
     Some(begins + rest.char_indices().nth(chars).map_or(rest.len(), |(offset, _)| offset))
 }
 
-fn position_of(text: &str, offset: usize) -> (u32, u32) {
+pub fn position_of(text: &str, offset: usize) -> (u32, u32) {
     let before = text.get(..offset).unwrap_or(text);
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;

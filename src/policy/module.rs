@@ -29,6 +29,11 @@ impl Desugared {
         &self.edited.text
     }
 
+    #[must_use]
+    pub fn into_edited(self) -> Edited {
+        self.edited
+    }
+
     /// # Errors
     /// Where the file is not Rego.
     pub fn parse(&self) -> Result<regorus::unstable::Module, Problem> {

@@ -8,15 +8,18 @@ use regorus::{Engine, Value};
 
 use super::builtins::BuiltinErrors;
 use super::document::Document;
+use super::edits::{self, Edited};
 use super::error::{ErrorCode, LoadError, Problem};
 use super::module::Desugared;
 use super::names::{self, File};
 use super::program::Program;
-use super::rewrite::{self, Context};
+use super::rewrite::{self, CannotRewrite, Context};
 use super::source::{RegoFile, Sources};
 use super::{DecisionPath, syntax};
 
 const QUERY_FILE: &str = "query";
+/// As the engine names it.
+const ENGINE_QUERY_FILE: &str = "<query.rego>";
 /// A query is translated as the body of a rule of this module.
 const QUERY_OPENS: &str = "package daypass.internal.query\nquery if {\n";
 /// Lines of it.
@@ -73,7 +76,9 @@ impl Evaluator {
             for rule in &tree.policy {
                 let (name, arity) = syntax::rule_name(rule);
                 let path = file.rule_path(name);
-                let is_test = path.get(file.package.len()).is_some_and(|name| name.starts_with("test_"));
+                let is_test = path
+                    .get(file.package.len())
+                    .is_some_and(|name| name.starts_with("test_") || name.starts_with("todo_test_"));
                 if arity.is_none() && !is_test {
                     names.insert(names::reference(&path));
                 }
@@ -90,11 +95,16 @@ impl Evaluator {
     /// # Errors
     /// The query does not parse, or its evaluation fails.
     pub fn query(&mut self, query: &str, input: Option<Document>) -> Result<Vec<Answer>, Problem> {
-        let query = translate(query)?;
+        let query = Query::new(query)?;
         self.engine.set_input(input.map_or(Value::Undefined, |document| document.0));
-        let error = match catch_unwind(AssertUnwindSafe(|| self.engine.eval_query(query, false))) {
-            Ok(Ok(results)) => return Ok(results.result.into_iter().filter_map(answer).collect()),
-            Ok(Err(error)) => query_error(&error, &self.program),
+        let error = match catch_unwind(AssertUnwindSafe(|| {
+            self.engine.eval_query(query.asked.clone(), false)
+        })) {
+            Ok(Ok(results)) => {
+                let answers = results.result.into_iter();
+                return Ok(answers.filter_map(|found| query.answer(found)).collect());
+            }
+            Ok(Err(error)) => query.place(query_error(&error, &self.program)),
             Err(_) => {
                 Problem { code: ErrorCode::Internal, ..Problem::in_file(QUERY_FILE, "evaluation panicked") }
             }
@@ -105,39 +115,70 @@ impl Evaluator {
     }
 }
 
-fn answer(result: regorus::QueryResult) -> Option<Answer> {
-    let is_undefined = result
-        .expressions
-        .iter()
-        .any(|expression| matches!(expression.value, Value::Undefined | Value::Bool(false)));
-    let many = result.expressions.len() > 1 || result.bindings != Value::new_object();
-    if is_undefined && (many || result.expressions.iter().any(|found| found.value == Value::Undefined)) {
-        return None;
-    }
-    let expression = |found: regorus::Expression| Expression {
-        value: Document(found.value),
-        text: found.text.to_string(),
-        line: found.location.row,
-        column: found.location.col,
-    };
-    let expressions = result.expressions.into_iter().map(expression).collect();
-    Some(Answer { expressions, bindings: Document(result.bindings) })
+/// A query as it was typed, and as the engine is asked.
+struct Query<'a> {
+    typed: &'a str,
+    asked: String,
+    desugared: Edited,
+    rewritten: Edited,
 }
 
-fn translate(query: &str) -> Result<String, Problem> {
-    let module = format!("{QUERY_OPENS}{query}{QUERY_CLOSES}");
-    let parse = |problem: Problem| Problem {
-        code: ErrorCode::Parse,
-        line: problem.line.saturating_sub(OPENING_LINES),
-        ..problem
-    };
-    let desugared = Desugared::new(&RegoFile::new(QUERY_FILE, module)).map_err(parse)?;
-    let tree = desugared.parse().map_err(parse)?;
-    let parts = rewrite::rewrite(&File::new(&tree), desugared.text(), &Context::default());
-    let parts = parts.map_err(|error| parse(Problem::in_file(QUERY_FILE, error.to_string())))?;
-    let inner =
-        parts.first().and_then(|part| part.text.strip_prefix(QUERY_OPENS)?.strip_suffix(QUERY_CLOSES));
-    Ok(inner.unwrap_or(query).to_owned())
+impl<'a> Query<'a> {
+    fn new(typed: &'a str) -> Result<Self, Problem> {
+        let module = format!("{QUERY_OPENS}{typed}{QUERY_CLOSES}");
+        let parse = |problem: Problem| Problem {
+            code: ErrorCode::Parse,
+            line: problem.line.saturating_sub(OPENING_LINES),
+            ..problem
+        };
+        let desugared = Desugared::new(&RegoFile::new(QUERY_FILE, module)).map_err(parse)?;
+        let tree = desugared.parse().map_err(parse)?;
+        let parts = rewrite::rewrite(&File::new(&tree), desugared.text(), &Context::default());
+        let failed = || parse(Problem::in_file(QUERY_FILE, CannotRewrite.to_string()));
+        let rewritten = parts.map_err(|_| failed())?.into_iter().next().ok_or_else(failed)?;
+        let inner = rewritten.text.strip_prefix(QUERY_OPENS).and_then(|text| text.strip_suffix(QUERY_CLOSES));
+        let asked = inner.ok_or_else(failed)?.to_owned();
+        Ok(Self { typed, asked, desugared: desugared.into_edited(), rewritten })
+    }
+
+    /// The part of what was typed that a part of what was asked came from.
+    fn typed_part(&self, asked: &str, line: u32, column: u32) -> Option<(usize, usize)> {
+        let from = edits::offset_of(&self.asked, line, column)?;
+        let typed = |offset: usize| {
+            let rewritten = self.rewritten.original_offset(offset + QUERY_OPENS.len());
+            self.desugared.original_offset(rewritten).checked_sub(QUERY_OPENS.len())
+        };
+        Some((typed(from)?, typed(from + asked.len())?))
+    }
+
+    fn answer(&self, result: regorus::QueryResult) -> Option<Answer> {
+        let is_undefined = result
+            .expressions
+            .iter()
+            .any(|expression| matches!(expression.value, Value::Undefined | Value::Bool(false)));
+        let many = result.expressions.len() > 1 || result.bindings != Value::new_object();
+        if is_undefined && (many || result.expressions.iter().any(|found| found.value == Value::Undefined)) {
+            return None;
+        }
+        let expression = |found: regorus::Expression| {
+            let (row, col) = (found.location.row, found.location.col);
+            let (from, to) = self.typed_part(&found.text, row, col).unwrap_or((0, self.typed.len()));
+            let (line, column) = edits::position_of(self.typed, from);
+            let text = self.typed.get(from..to).unwrap_or(self.typed).trim().to_owned();
+            Expression { value: Document(found.value), text, line, column }
+        };
+        let expressions = result.expressions.into_iter().map(expression).collect();
+        Some(Answer { expressions, bindings: Document(result.bindings) })
+    }
+
+    /// The problem where it was typed, if it is in the query.
+    fn place(&self, problem: Problem) -> Problem {
+        let at = edits::offset_of(&self.asked, problem.line, problem.column);
+        let Some(at) = at.filter(|_| problem.file == ENGINE_QUERY_FILE) else { return problem };
+        let offset = self.desugared.original_offset(self.rewritten.original_offset(at + QUERY_OPENS.len()));
+        let (line, column) = edits::position_of(self.typed, offset.saturating_sub(QUERY_OPENS.len()));
+        Problem { file: QUERY_FILE.to_owned(), line, column, ..problem }
+    }
 }
 
 fn query_error(error: &anyhow::Error, program: &Program) -> Problem {

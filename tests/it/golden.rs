@@ -18,9 +18,6 @@ use serde_json::{Map, Value, json};
 use crate::support::daypass::{Daypass, write_file};
 use crate::support::shared;
 
-/// Built-ins that do not exist yet. A policy that calls them is refused at load.
-const WAITING_FOR_BUILTINS: [&str; 0] = [];
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_as_opa_envoy_does() {
     let Some(path) = shared("ext-authz-golden/cases.json") else { return };
@@ -33,24 +30,22 @@ async fn answers_as_opa_envoy_does() {
             .or_default()
             .push(case);
     }
-    let (mut passed, mut waiting, mut failures) = (0, Vec::new(), String::new());
+    let (mut passed, mut failures) = (0, String::new());
     for group in groups.values() {
         for (case, result) in run_group(group).await {
             match result {
                 Verdict::Same => passed += 1,
-                Verdict::Waiting => waiting.push(case),
                 Verdict::Different(how) => writeln!(failures, "{case}: {how}").unwrap(),
             }
         }
     }
-    println!("{passed} of {} cases as recorded; waiting for built-ins: {}", cases.len(), waiting.join(", "));
+    println!("{passed} of {} cases as recorded", cases.len());
     assert!(failures.is_empty(), "{failures}");
-    assert_eq!(passed + waiting.len(), cases.len());
+    assert_eq!(passed, cases.len());
 }
 
 enum Verdict {
     Same,
-    Waiting,
     Different(String),
 }
 
@@ -75,9 +70,6 @@ async fn run_group(group: &[&Value]) -> Vec<(String, Verdict)> {
         let expected = &case["expect"];
         let result = match &server {
             Err(_) if expected["startup"] == "refused" => Verdict::Same,
-            Err(_) if WAITING_FOR_BUILTINS.iter().any(|family| policy_text.contains(family)) => {
-                Verdict::Waiting
-            }
             Err(log) => Verdict::Different(format!("does not start: {log}")),
             Ok(_) if expected["startup"] == "refused" => Verdict::Different("starts".to_owned()),
             Ok(server) => {

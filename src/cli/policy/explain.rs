@@ -74,16 +74,20 @@ fn print_rules(sources: &Sources, path: &DecisionPath, input: &Document) -> anyh
                 .into_iter()
                 .next()
                 .and_then(|answer| answer.expressions.into_iter().next())
-                .map_or(Ok("undefined".to_owned()), |found| found.value.to_json()),
+                .map_or(Ok("undefined".to_owned()), |found| compact(&found.value)),
             Err(problem) => Ok(format!("fails: {problem}")),
         };
-        println!("{title:<10}{rule} = {}", value.map_err(|error| anyhow!("{rule}: {error}"))?);
+        println!("{title:<10}{rule} = {}", value?);
         title = "";
     }
     for line in evaluator.take_prints() {
         println!("{:<10}{line}", "print");
     }
     Ok(())
+}
+
+fn compact(value: &Document) -> anyhow::Result<String> {
+    Ok(serde_json::from_str::<Value>(&value.to_json()?)?.to_string())
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {
