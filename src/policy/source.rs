@@ -8,6 +8,7 @@ use saphyr::{LoadableYamlNode, Scalar, Yaml};
 use serde_json::{Map, Value as Json};
 
 use super::error::{LoadError, Problem};
+use super::syntax;
 
 /// The policy a sidecar has when none is named.
 const DEFAULT_POLICY: &str = include_str!("../../policies/authz.rego");
@@ -16,6 +17,17 @@ const DEFAULT_POLICY: &str = include_str!("../../policies/authz.rego");
 pub struct RegoFile {
     pub name: String,
     pub text: String,
+}
+
+impl RegoFile {
+    /// Path of its package below `data`; empty where it cannot be told.
+    ///
+    /// # Errors
+    /// The text is not Rego.
+    pub fn package(&self) -> Result<Vec<String>, Problem> {
+        let tree = syntax::parse(&self.name, &self.text)?;
+        Ok(syntax::package_path(&tree).into_iter().skip(1).collect())
+    }
 }
 
 /// Everything a policy is compiled from.
