@@ -6,6 +6,7 @@
 //! A bundle that cannot be verified must never be offered.
 
 mod archive;
+mod canonical;
 mod compose;
 pub mod config;
 mod data;

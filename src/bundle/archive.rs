@@ -129,9 +129,9 @@ fn add(
     };
     if let Some(claims) = claims {
         let content = match (kind, &value) {
-            (Kind::Manifest, _) => Content::Structured(&bundle.manifest.document),
-            (Kind::Yaml { is_structured: false }, _) | (_, None) => Content::Bytes(&bytes),
-            (_, Some(value)) => Content::Structured(value),
+            (Kind::Manifest | Kind::Json, _) => Content::Json(&bytes),
+            (Kind::Yaml { is_structured: true }, Some(value)) => Content::Yaml(value),
+            _ => Content::Bytes(&bytes),
         };
         claims.check(path, content)?;
     }

@@ -141,7 +141,7 @@ impl Config {
         let (services, default_service) = services::read(member("services"), &problems);
         let services: BTreeMap<String, (Arc<Service>, Option<Url>)> =
             services.into_iter().map(|(name, (service, url))| (name, (Arc::new(service), url))).collect();
-        let mut reader = Reader { services, default_service, keys: keys(member("keys"), &problems) };
+        let reader = Reader { services, default_service, keys: keys(member("keys"), &problems) };
         let sources: Vec<_> = named("bundles", member("bundles"), &problems)
             .into_iter()
             .filter_map(|(name, fields)| reader.source(name, fields))
@@ -188,7 +188,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn source(&mut self, name: &str, mut fields: Fields<'_>) -> Option<Source> {
+    fn source(&self, name: &str, mut fields: Fields<'_>) -> Option<Source> {
         if name.is_empty() {
             fields.complain("", "a bundle needs a name");
         }
@@ -198,21 +198,12 @@ impl Reader {
             fields.complain("trigger", "only periodic is supported");
         }
         let polling = fields.object("polling").map_or_else(Polling::default, polling);
-        let source = Source {
-            name: name.to_owned(),
-            origin: origin?,
-            persist: fields.flag("persist"),
-            polling,
-            verification,
-            limits: Limits {
-                size_bytes: fields
-                    .whole("size_limit_bytes")
-                    .filter(|size| *size > 0)
-                    .unwrap_or(DEFAULT_SIZE_BYTES),
-            },
-        };
+        let persist = fields.flag("persist");
+        let size_bytes =
+            fields.whole("size_limit_bytes").filter(|size| *size > 0).unwrap_or(DEFAULT_SIZE_BYTES);
         fields.finish();
-        Some(source)
+        let limits = Limits { size_bytes };
+        Some(Source { name: name.to_owned(), origin: origin?, persist, polling, verification, limits })
     }
 
     fn origin(&self, name: &str, fields: &mut Fields<'_>) -> Option<Origin> {

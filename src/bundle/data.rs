@@ -1,4 +1,4 @@
-//! The data files of a bundle put together, and the form of a value that its signature covers.
+//! The data files of a bundle put together. None of them may overwrite what another says.
 
 use serde_json::{Map, Value as Json};
 
@@ -51,51 +51,6 @@ pub fn merge(
     Ok(())
 }
 
-/// The form of a structured file that OPA hashes: members in the order of their names, no white space, numbers as they
-/// were written, strings as Go writes them.
-pub fn canonical(value: &Json, write: &mut impl FnMut(&[u8])) {
-    match value {
-        Json::Null => write(b"null"),
-        Json::Bool(value) => write(if *value { b"true" } else { b"false" }),
-        Json::Number(number) => write(number.to_string().as_bytes()),
-        Json::String(text) => canonical_text(text, write),
-        Json::Array(items) => {
-            write(b"[");
-            for (index, item) in items.iter().enumerate() {
-                if index > 0 {
-                    write(b",");
-                }
-                canonical(item, write);
-            }
-            write(b"]");
-        }
-        Json::Object(members) => {
-            let mut members: Vec<_> = members.iter().collect();
-            members.sort_unstable_by_key(|(name, _)| *name);
-            write(b"{");
-            for (index, (name, value)) in members.into_iter().enumerate() {
-                if index > 0 {
-                    write(b",");
-                }
-                canonical_text(name, write);
-                write(b":");
-                canonical(value, write);
-            }
-            write(b"}");
-        }
-    }
-}
-
-fn canonical_text(text: &str, write: &mut impl FnMut(&[u8])) {
-    let text = Json::from(text).to_string();
-    // JavaScript took these for ends of lines, and Go still escapes them.
-    if text.contains(['\u{2028}', '\u{2029}']) {
-        write(text.replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029").as_bytes());
-    } else {
-        write(text.as_bytes());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -115,22 +70,6 @@ mod tests {
         assert_eq!(refusal(&["a"], json!({"x": 1})), "f: data.a.x is set by another file already");
         assert_eq!(refusal(&["c"], json!({})), "f: data.c is set by another file already");
         assert_eq!(refusal(&[], json!([])), "f: data at the root must be an object");
-    }
-
-    #[test]
-    fn the_hashed_form() {
-        let form = |text: &str| {
-            let mut form = Vec::new();
-            canonical(&json("f", text.as_bytes()).unwrap(), &mut |part| form.extend_from_slice(part));
-            String::from_utf8(form).unwrap()
-        };
-        assert_eq!(
-            form(
-                "{\"b\" : [1.0, 1E5, -0, 12345678901234567890123],\n \"B\": {}, \"a\\/\": \"<é\\u0007\\t\\u2028>\"}"
-            ),
-            "{\"B\":{},\"a/\":\"<é\\u0007\\t\\u2028>\",\"b\":[1.0,1E5,-0,12345678901234567890123]}"
-        );
-        assert_eq!(form("\u{feff}[null,true,false,[]]"), "[null,true,false,[]]");
     }
 
     #[test]

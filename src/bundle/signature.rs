@@ -13,7 +13,7 @@ use serde_json::Value as Json;
 
 use super::keys::{Algorithm, Key};
 use super::pattern::Pattern;
-use super::{BundleError, data};
+use super::{BundleError, canonical, data};
 
 /// How a bundle is verified: `signing` and `keys` together.
 #[derive(Debug, Clone, Default)]
@@ -74,7 +74,9 @@ pub(super) struct Claims {
 #[derive(Clone, Copy)]
 pub(super) enum Content<'a> {
     Bytes(&'a [u8]),
-    Structured(&'a Json),
+    /// Text that the JSON reader took.
+    Json(&'a [u8]),
+    Yaml(&'a Json),
 }
 
 fn refused(message: impl Into<String>) -> BundleError {
@@ -170,7 +172,9 @@ impl Claims {
         let mut context = Context::new(algorithm);
         match content {
             Content::Bytes(bytes) => context.update(bytes),
-            Content::Structured(value) => data::canonical(value, &mut |part| context.update(part)),
+            Content::Json(text) => canonical::of_text(text, &mut |part| context.update(part))
+                .ok_or_else(|| refused(format!("{path}: not JSON")))?,
+            Content::Yaml(value) => canonical::of_value(value, &mut |part| context.update(part)),
         }
         let found = context.finish();
         if found.as_ref() == expected.as_slice() {

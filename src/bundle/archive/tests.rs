@@ -191,7 +191,8 @@ fn what_is_no_archive() {
     for at in 10..whole.len() {
         let mut broken = whole.clone();
         broken[at] ^= 0x10;
-        assert!(unsigned(&broken).is_err(), "{at}");
+        // A bit of the compression's own tables may mean nothing.
+        assert!(unsigned(&broken).map_or(true, |bundle| Ok(bundle) == unsigned(&whole)), "{at}");
     }
     let mut trailing = whole.clone();
     trailing.extend_from_slice(b"garbage");
@@ -242,7 +243,7 @@ fn sha256(content: &str) -> String {
 /// Each file: name, content, and the form of it that is hashed.
 const SIGNED: [(&str, &str, &str); 5] = [
     (".manifest", "{\"roots\": [\"\"], \"revision\":\"s\"}", "{\"revision\":\"s\",\"roots\":[\"\"]}"),
-    ("data.json", "{\"b\": 1.50, \"a\": [true, \"<\\u00e9>\"]}", "{\"a\":[true,\"<é>\"],\"b\":1.50}"),
+    ("data.json", "{\"b\": 1.50E0, \"a\": [true, \"<\\u00e9>\"]}", "{\"a\":[true,\"<é>\"],\"b\":1.50E0}"),
     ("y/data.yaml", "b: 1.50\na: yes\n", "{\"a\":true,\"b\":1.5}"),
     ("x.rego", "package x\n", "package x\n"),
     ("notes/other.json", "{ \"kept\": \"as it is\" }", "{ \"kept\": \"as it is\" }"),
@@ -304,7 +305,7 @@ fn a_signature_covers_every_file() {
             .contains("not in the bundle: x.rego")
     );
     // White space and order are not signed.
-    let respaced = changed("data.json", "{\"a\":[ true , \"<é>\" ], \"b\":1.50}");
+    let respaced = changed("data.json", "{\"a\":[ true , \"<é>\" ], \"b\":1.50E0}");
     assert!(verified(&signed(&good, respaced), &verification()).is_ok());
     let excluding = Verification {
         exclude: vec![crate::bundle::pattern::Pattern::path("*.rego").unwrap()],

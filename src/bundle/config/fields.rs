@@ -91,6 +91,7 @@ impl<'a> Fields<'a> {
             if !self.known.contains(&name.as_str()) {
                 let mut known = self.known.clone();
                 known.sort_unstable();
+                known.dedup();
                 self.complain(name, format!("is not known; known here: {}", known.join(", ")));
             }
         }
