@@ -69,6 +69,7 @@ impl Bundles {
         let candidates = compose::start(&mut tasks, names, queue);
         let directory = Arc::<std::path::Path>::from(config.persistence_directory);
         for source in config.sources {
+            warn_of(&source);
             let (board, arrivals, directory) = (Arc::clone(&board), arrivals.clone(), Arc::clone(&directory));
             tasks.spawn(poll::run(source, directory, board, arrivals));
         }
@@ -87,5 +88,29 @@ impl Bundles {
             Some(Err(error)) => error.to_string(),
             Some(Ok(())) | None => "a task of the bundles ended".to_owned(),
         }
+    }
+}
+
+/// Of what lets others write policy. OPA takes it, so it is not refused.
+fn warn_of(source: &config::Source) {
+    let config::Origin::Service { service, url } = &source.origin else { return };
+    if service.tls.is_insecure {
+        tracing::warn!(
+            bundle = source.name,
+            "allow_insecure_tls: whoever is on the way can pose as the server"
+        );
+    }
+    let is_local = match url.host() {
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
+    };
+    let is_signed = source.verification.as_ref().is_some_and(|verification| verification.is_required);
+    if url.scheme() == "http" && !is_local && !is_signed {
+        tracing::warn!(
+            bundle = source.name,
+            "fetched in clear and not signed: whoever is on the way can change policy"
+        );
     }
 }

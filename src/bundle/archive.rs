@@ -101,14 +101,18 @@ enum Kind {
 
 impl Kind {
     fn of(path: &str) -> Self {
-        match path.rsplit('/').next().unwrap_or(path) {
+        let file = path.rsplit('/').next().unwrap_or(path);
+        // As it is written: to OPA `.REGO` is no extension.
+        if file.rsplit_once('.').is_some_and(|(_, extension)| extension == "rego") {
+            return Self::Module;
+        }
+        match file {
             ".signatures.json" if !path.contains('/') => Self::Signatures,
             ".manifest" if !path.contains('/') => Self::Manifest,
             "data.json" => Self::Json,
             "data.yaml" => Self::Yaml { is_structured: true },
             // OPA's signatures are over the bytes of this one.
             "data.yml" => Self::Yaml { is_structured: false },
-            file if file.ends_with(".rego") => Self::Module,
             _ => Self::Other,
         }
     }

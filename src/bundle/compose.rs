@@ -154,8 +154,8 @@ impl Composer {
         for arrival in arrivals {
             let in_use =
                 self.active.iter().filter(|(name, _)| !replaced.contains(name)).map(|(_, loaded)| loaded);
-            let others = in_use.chain(kept.iter().map(|arrival| &arrival.new));
-            let conflict = others.filter_map(|other| conflict(&arrival.new, other)).next();
+            let mut others = in_use.chain(kept.iter().map(|arrival| &arrival.new));
+            let conflict = others.find_map(|other| conflict(&arrival.new, other));
             match conflict {
                 None => kept.push(arrival),
                 Some(message) => arrival.settle(Err(BundleError::Conflict(message))),

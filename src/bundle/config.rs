@@ -271,7 +271,7 @@ fn polling(mut section: Fields<'_>) -> Polling {
     let mut polling = Polling { long_poll: seconds("long_polling_timeout_seconds"), ..Polling::default() };
     match (seconds("min_delay_seconds"), seconds("max_delay_seconds")) {
         (Some(min), Some(max)) if min > max => {
-            section.complain("", "max_delay_seconds is below min_delay_seconds")
+            section.complain("", "max_delay_seconds is below min_delay_seconds");
         }
         (Some(min), Some(max)) => (polling.min_delay, polling.max_delay) = (min, max),
         (None, None) => {}

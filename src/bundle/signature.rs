@@ -169,14 +169,14 @@ impl Claims {
     pub fn check(&mut self, path: &str, content: Content<'_>) -> Result<(), BundleError> {
         let (algorithm, expected) =
             self.files.remove(path).ok_or_else(|| refused(format!("{path}: not in the signature")))?;
-        let mut context = Context::new(algorithm);
+        let mut hasher = Context::new(algorithm);
         match content {
-            Content::Bytes(bytes) => context.update(bytes),
-            Content::Json(text) => canonical::of_text(text, &mut |part| context.update(part))
+            Content::Bytes(bytes) => hasher.update(bytes),
+            Content::Json(text) => canonical::of_text(text, &mut |part| hasher.update(part))
                 .ok_or_else(|| refused(format!("{path}: not JSON")))?,
-            Content::Yaml(value) => canonical::of_value(value, &mut |part| context.update(part)),
+            Content::Yaml(value) => canonical::of_value(value, &mut |part| hasher.update(part)),
         }
-        let found = context.finish();
+        let found = hasher.finish();
         if found.as_ref() == expected.as_slice() {
             return Ok(());
         }

@@ -323,12 +323,23 @@ mod tests {
         let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
         for level in 1..12 {
             let below = format!("*a{}", level - 1);
-            bomb += &format!("a{level}: &a{level} [{}]\n", vec![below; 10].join(", "));
+            bomb.push_str(&[&format!("a{level}: &a{level} ["), &*vec![below; 10].join(", "), "]\n"].concat());
         }
         assert!(read(&bomb).unwrap_err().contains("aliases"));
         let mut tower = "a0: &a0 [x]\n".to_owned();
         for level in 1..200 {
-            tower += &format!("a{level}: &a{level} [*a{}]\n", level - 1);
+            tower.push_str(
+                &[
+                    "a",
+                    &level.to_string(),
+                    ": &a",
+                    &level.to_string(),
+                    " [*a",
+                    &(level - 1).to_string(),
+                    "]\n",
+                ]
+                .concat(),
+            );
         }
         assert!(read(&tower).is_err());
         assert!(read(&"[".repeat(10_000)).is_err());

@@ -11,6 +11,7 @@ use daypass::bundle::{Bundles, Candidates, Status};
 use daypass::policy::{DecisionPath, Policy};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use ring::hmac;
+use rustls::pki_types::CertificateDer;
 use serde_json::{Value as Json, json};
 
 use crate::support::bundle_server::{BundleServer, Reply, conditional, pack, response, write};
@@ -473,9 +474,8 @@ fn files_and_directories() {
     consumer.wait_for_revision("tree", "d2");
 }
 
-#[test]
-fn tls_with_certificates_of_both_sides() {
-    let dir = tempfile::tempdir().unwrap();
+/// An authority, and a certificate of 127.0.0.1 that it signed; both as files as well.
+fn certificates(dir: &Path) -> (CertificateDer<'static>, CertificateDer<'static>, KeyPair) {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.distinguished_name.push(DnType::CommonName, "authority");
@@ -484,11 +484,61 @@ fn tls_with_certificates_of_both_sides() {
     let certificate =
         CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &authority).unwrap();
     write(
-        dir.path(),
+        dir,
         &[("ca.pem", &authority.pem()), ("c.pem", &certificate.pem()), ("k.pem", &key.serialize_pem())],
     );
+    (authority.der().clone(), certificate.der().clone(), key)
+}
+
+#[test]
+fn http_2_where_the_server_speaks_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, certificate, key) = certificates(dir.path());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key.serialize_der().try_into().unwrap())
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    let address = listener.local_addr().unwrap();
+    runtime.spawn(async move {
+        let archive = good("r1");
+        loop {
+            let stream = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
+            let archive = archive.clone();
+            let answer = move |request: http::Request<hyper::body::Incoming>| {
+                let body = http_body_util::Full::new(std::io::Cursor::new(archive.clone()));
+                assert_eq!(
+                    (request.version(), request.uri().path()),
+                    (http::Version::HTTP_2, "/bundles/authz")
+                );
+                async { Ok::<_, std::convert::Infallible>(http::Response::new(body)) }
+            };
+            let executor = hyper_util::rt::TokioExecutor::new();
+            let server = hyper::server::conn::http2::Builder::new(executor);
+            let io = hyper_util::rt::TokioIo::new(stream);
+            tokio::spawn(server.serve_connection(io, hyper::service::service_fn(answer)));
+        }
+    });
+    let document = json!({
+        "services": {"acme": {"url": format!("https://{address}"), "tls": {"ca_cert": dir.path().join("ca.pem")}}},
+        "bundles": {"authz": {}},
+    });
+    let consumer = Consumer::start(&document, dir.path());
+    consumer.wait_for_revision("authz", "r1");
+}
+
+#[test]
+fn tls_with_certificates_of_both_sides() {
+    let dir = tempfile::tempdir().unwrap();
+    let (authority, certificate, key) = certificates(dir.path());
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(authority.der().clone()).unwrap();
+    roots.add(authority).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let clients =
         rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
@@ -496,7 +546,7 @@ fn tls_with_certificates_of_both_sides() {
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_client_cert_verifier(clients.build().unwrap())
-        .with_single_cert(vec![certificate.der().clone()], key.serialize_der().try_into().unwrap())
+        .with_single_cert(vec![certificate], key.serialize_der().try_into().unwrap())
         .unwrap();
     let config = Arc::new(config);
     let server = BundleServer::start_with(conditional("\"1\"", &good("r1")), move |stream| {

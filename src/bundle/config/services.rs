@@ -141,7 +141,7 @@ fn headers(fields: &mut Fields<'_>) -> Vec<(HeaderName, HeaderValue)> {
             }
             (None, _) => fields.complain("headers", format!("{name:?} is no header's name")),
             (_, None) => {
-                fields.complain("headers", format!("{name}: its value is none that a header may have"))
+                fields.complain("headers", format!("{name}: its value is none that a header may have"));
             }
         }
     }
@@ -190,15 +190,12 @@ fn client_tls(mut section: Fields<'_>) -> Option<ClientCertificate> {
     section.refuse("system_ca_required", "write it in `tls` of the service");
     // They are read for each request here.
     section.whole("cert_reread_interval_seconds");
-    let files = match (section.text("cert"), section.text("private_key")) {
-        (Some(cert), Some(key)) => Some(ClientCertificate { cert_file: cert.into(), key_file: key.into() }),
-        _ => {
-            section.complain("", "needs cert and private_key");
-            None
-        }
-    };
+    let files = section.text("cert").zip(section.text("private_key"));
+    if files.is_none() {
+        section.complain("", "needs cert and private_key");
+    }
     section.finish();
-    files
+    files.map(|(cert, key)| ClientCertificate { cert_file: cert.into(), key_file: key.into() })
 }
 
 #[cfg(test)]

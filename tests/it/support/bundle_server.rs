@@ -32,7 +32,7 @@ struct Shared {
 
 impl BundleServer {
     pub fn start(script: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Self {
-        Self::start_with(script, |stream| Some(stream))
+        Self::start_with(script, Some)
     }
 
     /// With something between the stream and the script, such as TLS.
