@@ -220,3 +220,81 @@ fn compose(parts: impl Iterator<Item = (Loaded, Option<Bundle>)>) -> Result<Sour
     }
     Ok(sources)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::{Origin, Polling};
+    use super::*;
+
+    type Answer = oneshot::Receiver<Result<(), BundleError>>;
+
+    fn arrival(name: &str, roots: &[&str]) -> (Arrival, Answer) {
+        let source = Source {
+            name: name.to_owned(),
+            origin: Origin::File("/unused".into()),
+            persist: false,
+            polling: Polling::default(),
+            verification: None,
+            limits: archive::Limits::default(),
+        };
+        let manifest = Manifest::parse(json!({"revision": name, "roots": roots})).unwrap();
+        let bundle = Bundle { manifest, modules: Vec::new(), data: Map::new() };
+        let (verdict, answer) = oneshot::channel();
+        // Read again only if it was offered before, which it never is here.
+        (Arrival::new(Arc::new(source), bundle, Arc::from([].as_slice()), verdict), answer)
+    }
+
+    fn started(names: &[&str]) -> (JoinSet<()>, mpsc::Sender<Arrival>, Candidates) {
+        let mut tasks = JoinSet::new();
+        let (arrivals, queue) = mpsc::channel(names.len());
+        let names = names.iter().map(|name| (*name).to_owned()).collect();
+        let candidates = start(&mut tasks, names, queue);
+        (tasks, arrivals, candidates)
+    }
+
+    #[tokio::test]
+    async fn what_arrives_together_is_offered_together() {
+        let (_tasks, arrivals, mut candidates) = started(&["a", "b", "c"]);
+        let ((a, a_answer), (b, b_answer)) = (arrival("a", &["a"]), arrival("b", &["b"]));
+        arrivals.try_send(b).unwrap();
+        arrivals.try_send(a).unwrap();
+        let candidate = candidates.next().await.unwrap();
+        assert_eq!(candidate.revisions.into_keys().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(candidate.missing, ["c"]);
+        let manifests = &candidate.sources.data["system"]["bundles"];
+        assert_eq!(manifests["b"]["manifest"], json!({"revision": "b", "roots": ["b"]}));
+        candidate.verdict.accept();
+        assert_eq!((a_answer.await.unwrap(), b_answer.await.unwrap()), (Ok(()), Ok(())));
+    }
+
+    #[tokio::test]
+    async fn of_two_new_ones_that_own_the_same_one_stays() {
+        let (_tasks, arrivals, mut candidates) = started(&["a", "b"]);
+        let ((a, a_answer), (b, b_answer)) = (arrival("a", &["x/y"]), arrival("b", &["x"]));
+        arrivals.try_send(b).unwrap();
+        arrivals.try_send(a).unwrap();
+        let refused = b_answer.await.unwrap().unwrap_err();
+        assert_eq!(refused.to_string(), r#"bundles "b" and "a" own overlapping roots: "x" and "x/y""#);
+        candidates.next().await.unwrap().verdict.accept();
+        assert_eq!(a_answer.await.unwrap(), Ok(()));
+        // Roots may move from one to the other, since they are looked at as they will be.
+        let ((a, a_answer), (b, b_answer)) = (arrival("a", &["z"]), arrival("b", &["x"]));
+        arrivals.try_send(a).unwrap();
+        arrivals.try_send(b).unwrap();
+        candidates.next().await.unwrap().verdict.accept();
+        assert_eq!((a_answer.await.unwrap(), b_answer.await.unwrap()), (Ok(()), Ok(())));
+    }
+
+    #[tokio::test]
+    async fn no_verdict_is_a_refusal() {
+        let (_tasks, arrivals, mut candidates) = started(&["a"]);
+        let (a, answer) = arrival("a", &["a"]);
+        arrivals.try_send(a).unwrap();
+        drop(candidates.next().await.unwrap());
+        assert_eq!(answer.await.unwrap().unwrap_err().code(), "activation");
+        drop(candidates);
+        let (a, answer) = arrival("a", &["a"]);
+        arrivals.try_send(a).unwrap();
+        assert_eq!(answer.await.unwrap().unwrap_err().code(), "activation");
+    }
+}

@@ -48,7 +48,7 @@ pub struct Manifest {
     pub revision: Option<String>,
     pub roots: Vec<Root>,
     pub metadata: Map<String, Json>,
-    /// As it was written, for `data.system.bundles`.
+    /// As it was written, with OPA's defaults; for `data.system.bundles`.
     pub document: Json,
     rego_version: Option<i64>,
     file_rego_versions: Vec<(Pattern, i64)>,
@@ -72,7 +72,7 @@ impl Default for Manifest {
             revision: None,
             roots: vec![Root(Vec::new())],
             metadata: Map::new(),
-            document: Json::Object(Map::from_iter([("revision".to_owned(), Json::from(""))])),
+            document: with_defaults(Json::Object(Map::new())),
             rego_version: None,
             file_rego_versions: Vec::new(),
         }
@@ -110,7 +110,7 @@ impl Manifest {
             metadata: written.metadata.unwrap_or_default(),
             rego_version: written.rego_version,
             file_rego_versions: file_rego_versions.collect::<Result<_, _>>()?,
-            document,
+            document: with_defaults(document),
         })
     }
 
@@ -153,6 +153,17 @@ impl Manifest {
             ))),
         }
     }
+}
+
+fn with_defaults(mut document: Json) -> Json {
+    if let Json::Object(members) = &mut document {
+        members.entry("revision").or_insert_with(|| Json::from(""));
+        let roots = members.entry("roots").or_insert(Json::Null);
+        if roots.is_null() {
+            *roots = Json::from(vec![""]);
+        }
+    }
+    document
 }
 
 fn list(roots: &[Root]) -> String {

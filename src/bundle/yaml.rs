@@ -251,6 +251,7 @@ fn go_float(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -316,6 +317,13 @@ mod tests {
             assert!(read(bad).is_err(), "{bad}");
         }
         assert!(read("a: 1\nb: [}\n").unwrap_err().contains("line 2"));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_it_is_it_ends(text in r#"[\[\]{}:,"'&*<!|>?#%@a0-9.\- \n\tyn]{0,40}"#) {
+            _ = parse("f", text.as_bytes());
+        }
     }
 
     #[test]

@@ -474,6 +474,19 @@ fn files_and_directories() {
     consumer.wait_for_revision("tree", "d2");
 }
 
+#[test]
+fn the_documented_configuration_is_one() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/bundles.md");
+    let document = std::fs::read_to_string(path).unwrap();
+    let example = document.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    let config = Config::from_yaml("opa.yaml", example, Path::new("/data")).unwrap();
+    assert_eq!(config.sources.len(), 2);
+    assert!(config.sources.iter().any(|source| source.verification.is_some() && source.persist));
+    for bad in ["[", "- a", "bundles: {a: {service: b}}"] {
+        assert!(Config::from_yaml("opa.yaml", bad, Path::new("/data")).is_err(), "{bad}");
+    }
+}
+
 /// An authority, and a certificate of 127.0.0.1 that it signed; both as files as well.
 fn certificates(dir: &Path) -> (CertificateDer<'static>, CertificateDer<'static>, KeyPair) {
     let mut params = CertificateParams::default();

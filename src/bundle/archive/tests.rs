@@ -2,16 +2,20 @@
 
 use std::io::Write;
 use std::process::Command;
+use std::sync::LazyLock;
 
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use proptest::prelude::*;
 use ring::hmac;
 use serde_json::json;
 use tar::{Builder, Header};
 
 use super::*;
 use crate::bundle::{Algorithm, Key};
+
+static SMALL: LazyLock<Vec<u8>> = LazyLock::new(|| plain(&[("data.json", "{}"), ("x.rego", "package x")]));
 
 const LIMITS: Limits = Limits { size_bytes: 1 << 20 };
 
@@ -386,4 +390,20 @@ fn whether_a_signature_is_needed() {
         ("a/.signatures.json", &signatures),
     ]);
     assert!(verified(&archive, &optional).unwrap_err().contains("a/.signatures.json: not in the signature"));
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_in_it_it_ends(
+        tar in proptest::collection::vec(any::<u8>(), 0..3000),
+        at in 0_usize..2048,
+        bytes in proptest::collection::vec(any::<u8>(), 1..8),
+    ) {
+        _ = unsigned(&gzipped(&tar));
+        // A good archive with something else in one place, and a checksum of gzip that fits.
+        let mut whole = Vec::new();
+        MultiGzDecoder::new(SMALL.as_slice()).read_to_end(&mut whole).unwrap();
+        whole.splice(at..at + bytes.len(), bytes);
+        _ = unsigned(&gzipped(&whole));
+    }
 }
