@@ -10,7 +10,7 @@ use http::header::{
 };
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
-use hyper::body::Incoming;
+use hyper::body::{Body, Buf, Incoming};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::TokioExecutor;
@@ -187,7 +187,10 @@ fn unreachable(error: &Error) -> BundleError {
     BundleError::Unreachable(text)
 }
 
-async fn body(response: Response<Incoming>, limit: u64) -> Result<Vec<u8>, BundleError> {
+async fn body<B>(response: Response<B>, limit: u64) -> Result<Vec<u8>, BundleError>
+where
+    B: Body<Error: std::fmt::Display> + Unpin,
+{
     let too_large =
         || BundleError::TooLarge(format!("the archive exceeds size_limit_bytes, which is {limit}"));
     let announced = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
@@ -210,11 +213,46 @@ async fn body(response: Response<Incoming>, limit: u64) -> Result<Vec<u8>, Bundl
         })?;
         let Some(frame) = frame else { return Ok(bytes) };
         let frame = frame.map_err(|error| BundleError::CutOff(error.to_string()))?;
-        if let Ok(data) = frame.into_data() {
-            if bytes.len() as u64 + data.len() as u64 > limit {
-                return Err(too_large());
-            }
-            bytes.extend_from_slice(&data);
+        let Ok(mut data) = frame.into_data() else { continue };
+        if bytes.len() as u64 + data.remaining() as u64 > limit {
+            return Err(too_large());
         }
+        while data.has_remaining() {
+            let part = data.chunk();
+            bytes.extend_from_slice(part);
+            let length = part.len();
+            data.advance(length);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http_body_util::StreamBody;
+    use hyper::body::Frame;
+    use tokio_stream::StreamExt;
+
+    use super::*;
+
+    /// Bytes that come one by one, so far apart, and never end.
+    async fn dripping(pause: Duration, limit: u64) -> BundleError {
+        let drops =
+            tokio_stream::iter(std::iter::repeat_with(|| Ok::<_, Infallible>(Frame::data(&b"x"[..]))));
+        let drops = Box::pin(drops.throttle(pause));
+        body(Response::new(StreamBody::new(drops)), limit).await.unwrap_err()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bodies_have_limits_of_time_and_size() {
+        let silent = dripping(Duration::from_secs(3600), 1000).await;
+        assert_eq!(
+            silent,
+            BundleError::TimedOut { what: "the next part of the body", limit: BODY_IDLE_LIMIT }
+        );
+        let slow = dripping(Duration::from_secs(20), 1000).await;
+        assert_eq!(slow, BundleError::TimedOut { what: "the body", limit: BODY_LIMIT });
+        assert_eq!(dripping(Duration::from_secs(20), 10).await.code(), "too_large");
     }
 }

@@ -32,7 +32,9 @@ pub async fn run(source: Source, directory: Arc<Path>, board: Arc<Board>, arriva
     let persisted = source.persist.then(|| persist::path(&directory, &source.name));
     let source = Arc::new(source);
     let mut poller = Poller { source, persisted, board, arrivals, active: None, can_wait, last_error: None };
-    poller.restore().await;
+    if let Err(error) = poller.restore().await {
+        poller.failed(&error);
+    }
     let mut retries = 0;
     loop {
         let delay = match poller.poll().await {
@@ -42,6 +44,10 @@ pub async fn run(source: Source, directory: Arc<Path>, board: Arc<Board>, arriva
                 poller.delay()
             }
             Err(error) => {
+                // What was refused on its own may fit, now that other bundles are there.
+                if poller.active.is_none() && poller.restore().await.is_err() {
+                    tracing::debug!(bundle = poller.source.name, "not restored either");
+                }
                 poller.failed(&error);
                 let delay = retry_delay(retries, poller.source.polling.max_delay, fastrand::f64());
                 retries += 1;
@@ -71,22 +77,18 @@ struct Active {
 }
 
 impl Poller {
-    async fn restore(&mut self) {
-        let Some(path) = self.persisted.clone() else { return };
+    async fn restore(&mut self) -> Result<(), BundleError> {
+        let Some(path) = self.persisted.clone() else { return Ok(()) };
         let limit = self.source.limits.size_bytes;
         let loaded = blocking(move || {
             persist::load(&path, limit)
                 .map_err(|error| BundleError::File(format!("{}: {error}", path.display())))
         });
-        let restored = match loaded.await {
-            Ok(None) => return,
-            Ok(Some(archive)) => self.activate(archive, None, None).await,
-            Err(error) => Err(error),
-        };
-        match restored {
-            Ok(_) => tracing::info!(bundle = self.source.name, "bundle restored from disk"),
-            Err(error) => self.failed(&error),
+        if let Some(archive) = loaded.await? {
+            self.activate(archive, None, None).await?;
+            tracing::info!(bundle = self.source.name, "bundle restored from disk");
         }
+        Ok(())
     }
 
     async fn poll(&mut self) -> Result<(), BundleError> {

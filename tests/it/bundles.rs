@@ -401,6 +401,39 @@ fn bundles_outlive_their_server_on_disk() {
     wait_for("the new file", || (std::fs::read(&file).unwrap() != kept).then_some(()));
 }
 
+/// Neither compiles without the other, or only one of them.
+#[test]
+fn persisted_bundles_that_need_each_other_find_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |root: &str, text: &str| pack(&[(".manifest", &manifest(root, &[root])), ("x.rego", text)]);
+    let rules =
+        BundleServer::start(conditional("\"1\"", &file("app", "package app\nallow := data.lib.f(1)\n")));
+    let library = BundleServer::start(|_| Reply::Bytes(response("404 Not Found", &[], b"")));
+    let document = json!({
+        "services": {"a": {"url": rules.url()}, "b": {"url": library.url()}},
+        "bundles": {"rules": {"service": "a", "persist": true}, "library": {"service": "b", "persist": true}},
+    });
+    let consumer = Consumer::start(&document, dir.path());
+    consumer.wait_for_error("rules", "activation");
+    library.set(conditional("\"1\"", &file("lib", "package lib\nf(x) := x\n")));
+    consumer.wait_for_revision("rules", "app");
+    for name in ["rules", "library"] {
+        let path = dir.path().join("bundles").join(name).join("bundle.tar.gz");
+        wait_for("the file", || path.exists().then_some(()));
+    }
+    consumer.stop();
+    for server in [&rules, &library] {
+        server.set(|_| Reply::Bytes(response("503 Service Unavailable", &[], b"")));
+    }
+    let consumer = Consumer::start(&document, dir.path());
+    consumer.wait_for_revision("rules", "app");
+    consumer.wait_for_revision("library", "lib");
+    assert_eq!(
+        consumer.wait_for_error("rules", "http_status"),
+        "the server answered 503 Service Unavailable"
+    );
+}
+
 #[test]
 fn several_bundles_make_one_policy() {
     let dir = tempfile::tempdir().unwrap();
