@@ -6,7 +6,7 @@ mod reader;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use crate::audit::LogTarget;
 use crate::authz::{self, BodyParsing, Enforcement, IdentitySource, RequestIds, StreamLimits};
+use crate::bundle;
 use crate::policy::DecisionPath;
 use crate::replica::Limits;
 use crate::store::{RedisConfig, RedisTls, RedisUrl};
@@ -90,6 +91,8 @@ pub struct PolicyConfig {
     pub health_paths: Vec<String>,
     /// Whether a policy must pass its own tests to be used.
     pub run_tests: bool,
+    /// Policies and data that come from servers.
+    pub bundles: Option<bundle::Config>,
 }
 
 #[derive(Debug, Clone)]
@@ -201,6 +204,7 @@ fn assemble(args: &ServeArgs, mut file: FileSettings, problems: &mut Vec<Problem
             format!("{api_listen} is not on this machine alone; give `api.tls`, or listen on 127.0.0.1"),
         );
     }
+    let bundles = bundle_config(&file, &data_dir, &mut problem);
     check_store_settings(&file, &mut problem);
     let store = store_config(args.store.as_deref().or(file.store.as_deref()), &file, &mut problem);
     let authz = authz_config(args, &mut file, check_timeout, settle_timeout);
@@ -224,6 +228,7 @@ fn assemble(args: &ServeArgs, mut file: FileSettings, problems: &mut Vec<Problem
             evaluation_timeout,
             health_paths: file.health_paths.unwrap_or_default(),
             run_tests: file.policy_tests == Some(true),
+            bundles,
         },
         authz,
         api: ApiConfig { token_file: file.token_file, tls: file.tls },
@@ -273,6 +278,20 @@ fn authz_config(
         } else {
             RequestIds::Ignored
         },
+    }
+}
+
+fn bundle_config(
+    file: &FileSettings,
+    data_dir: &Path,
+    problem: &mut impl FnMut(&str, String),
+) -> Option<bundle::Config> {
+    match bundle::Config::parse(&file.bundles, &data_dir.join("bundles")) {
+        Ok(config) => (!config.sources.is_empty()).then_some(config),
+        Err(problems) => {
+            problems.into_iter().for_each(|found| problem(&found.place, found.message));
+            None
+        }
     }
 }
 

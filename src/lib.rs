@@ -5,7 +5,7 @@
 //!
 //! * domain: [`clock`], [`principal`], [`permission`], [`grant`], [`decision`]
 //! * engines: [`replica`] (live grants in memory), [`metrics`], [`store`] (durable grants), [`policy`] (Rego),
-//!   [`audit`] (the decision log)
+//!   [`bundle`] (policy from a server), [`audit`] (the decision log)
 //! * faces: [`authz`] (Envoy asks), [`api`] (people and programs ask), [`ops`] (orchestrators ask)
 //! * assembly: [`config`], [`telemetry`], [`server`], [`cli`]
 #![forbid(unsafe_code)]
@@ -17,6 +17,7 @@ pub mod permission;
 pub mod principal;
 
 pub mod audit;
+pub mod bundle;
 pub mod metrics;
 pub mod policy;
 pub mod replica;

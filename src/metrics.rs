@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 use crate::decision::{Decision, DenyReason};
@@ -37,6 +37,35 @@ pub struct Metrics {
     replica_grants: IntGauge,
     replica_age_seconds: Gauge,
     replica_fresh: IntGauge,
+    bundles: BundleGauges,
+}
+
+/// By the name of a bundle.
+#[derive(Debug)]
+struct BundleGauges {
+    activated_seconds: IntGaugeVec,
+    failures: IntGaugeVec,
+    failing: IntGaugeVec,
+}
+
+impl BundleGauges {
+    fn new() -> Result<Self, prometheus::Error> {
+        let gauges = |name: &str, help: &str| IntGaugeVec::new(Opts::new(name, help), &["bundle"]);
+        Ok(Self {
+            activated_seconds: gauges(
+                "daypass_bundle_activated_timestamp_seconds",
+                "When the bundle in use was activated; 0 if none is.",
+            )?,
+            failures: gauges(
+                "daypass_bundle_failures",
+                "Requests, downloads and activations that failed since the start.",
+            )?,
+            failing: gauges(
+                "daypass_bundle_failing",
+                "1 while the last attempt on this bundle failed; what is in use stays in use.",
+            )?,
+        })
+    }
 }
 
 impl Metrics {
@@ -110,8 +139,9 @@ impl Metrics {
                 "Age of the replica; -1 before the first copy.",
             )?,
             replica_fresh: IntGauge::new("daypass_replica_fresh", "1 while the replica may be used.")?,
+            bundles: BundleGauges::new()?,
         };
-        let families: [Box<dyn Collector>; 18] = [
+        let families: [Box<dyn Collector>; 21] = [
             Box::new(metrics.checks.clone()),
             Box::new(metrics.check_seconds.clone()),
             Box::new(metrics.evaluation_seconds.clone()),
@@ -129,6 +159,9 @@ impl Metrics {
             Box::new(metrics.replica_grants.clone()),
             Box::new(metrics.replica_age_seconds.clone()),
             Box::new(metrics.replica_fresh.clone()),
+            Box::new(metrics.bundles.activated_seconds.clone()),
+            Box::new(metrics.bundles.failures.clone()),
+            Box::new(metrics.bundles.failing.clone()),
             Box::new(prometheus::process_collector::ProcessCollector::for_self()),
         ];
         for family in families {
@@ -160,6 +193,13 @@ impl Metrics {
 
     pub fn count_policy_load(&self, succeeded: bool) {
         self.policy_loads.with_label_values(&[if succeeded { "ok" } else { "failed" }]).inc();
+    }
+
+    pub fn set_bundle(&self, name: &str, activated: Option<i64>, failures: u64, is_failing: bool) {
+        let labels = [name];
+        self.bundles.activated_seconds.with_label_values(&labels).set(activated.unwrap_or(0));
+        self.bundles.failures.with_label_values(&labels).set(i64::try_from(failures).unwrap_or(i64::MAX));
+        self.bundles.failing.with_label_values(&labels).set(i64::from(is_failing));
     }
 
     pub fn count_decision_log_lost(&self) {

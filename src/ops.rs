@@ -13,6 +13,7 @@ use axum::routing::get;
 use jiff::Timestamp;
 use serde_json::json;
 
+use crate::bundle::{Status, Statuses};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::replica::Replica;
@@ -39,13 +40,45 @@ struct PolicyState {
     failures: u64,
     /// Of the last attempt; none if it succeeded.
     error: Option<String>,
+    /// Bundles that have not arrived since the start.
+    missing: Vec<String>,
+    bundles: Option<Statuses>,
 }
 
 impl PolicyReport {
     /// A policy with this revision is in force.
     #[must_use]
     pub fn new(revision: Arc<str>) -> Self {
-        Self(Mutex::new(PolicyState { revision, loaded_at: Timestamp::now(), failures: 0, error: None }))
+        Self(Mutex::new(PolicyState {
+            revision,
+            loaded_at: Timestamp::now(),
+            failures: 0,
+            error: None,
+            missing: Vec::new(),
+            bundles: None,
+        }))
+    }
+
+    /// Bundles are part of the policy, and these have not arrived.
+    pub fn awaits(&self, bundles: Statuses) {
+        let mut state = self.lock();
+        state.missing = bundles.all().into_iter().map(|status| status.name).collect();
+        state.bundles = Some(bundles);
+    }
+
+    pub fn set_missing(&self, missing: Vec<String>) {
+        self.lock().missing = missing;
+    }
+
+    #[must_use]
+    pub fn missing(&self) -> Vec<String> {
+        self.lock().missing.clone()
+    }
+
+    /// Of every bundle; none if none is configured.
+    #[must_use]
+    pub fn bundles(&self) -> Vec<Status> {
+        self.lock().bundles.as_ref().map(Statuses::all).unwrap_or_default()
     }
 
     pub fn loaded(&self, revision: &Arc<str>) {
@@ -62,10 +95,14 @@ impl PolicyReport {
     }
 
     fn json(&self) -> serde_json::Value {
-        let PolicyState { revision, loaded_at, failures, error } = self.lock().clone();
+        let bundles = self.bundles();
+        let PolicyState { revision, loaded_at, failures, error, .. } = self.lock().clone();
         let mut json = json!({"revision": revision.as_ref(), "loaded_at": loaded_at, "failures": failures});
         if let Some(error) = error {
             json["error"] = error.into();
+        }
+        if !bundles.is_empty() {
+            json["bundles"] = json!(bundles);
         }
         json
     }
@@ -80,6 +117,10 @@ impl PolicyReport {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotReady {
     Draining,
+    /// Bundles that policy needs have not arrived.
+    PolicyIncomplete {
+        missing: Vec<String>,
+    },
     /// No complete copy of the grants yet, or the store forgot everything.
     ReplicaNeverSynced {
         trouble: Option<Arc<str>>,
@@ -94,6 +135,7 @@ impl NotReady {
     fn component(&self) -> &'static str {
         match self {
             Self::Draining => "process",
+            Self::PolicyIncomplete { .. } => "policy",
             Self::ReplicaNeverSynced { .. } | Self::ReplicaStale { .. } => "replica",
         }
     }
@@ -101,6 +143,9 @@ impl NotReady {
     fn message(&self) -> String {
         match self {
             Self::Draining => "shutting down".to_owned(),
+            Self::PolicyIncomplete { missing } => {
+                format!("waiting for the first time for bundles: {}", missing.join(", "))
+            }
             Self::ReplicaNeverSynced { trouble } => {
                 format!("the store's grants have not been read yet: {}", trouble.as_deref().unwrap_or(UNTOLD))
             }
@@ -121,6 +166,10 @@ impl Readiness {
         let mut obstacles = Vec::new();
         if self.is_draining.load(Ordering::Acquire) {
             obstacles.push(NotReady::Draining);
+        }
+        let missing = self.policy.missing();
+        if !missing.is_empty() {
+            obstacles.push(NotReady::PolicyIncomplete { missing });
         }
         let freshness = self.replica.freshness(self.clock.now());
         if !freshness.is_fresh() {
@@ -168,6 +217,10 @@ async fn readyz(State(ops): State<Ops>) -> Response {
 async fn render_metrics(State(ops): State<Ops>) -> Response {
     let freshness = ops.readiness.replica.freshness(ops.readiness.clock.now());
     ops.metrics.set_replica(ops.readiness.replica.len(), freshness.age(), freshness.is_fresh());
+    for status in ops.readiness.policy.bundles() {
+        let activated = status.last_successful_activation.map(Timestamp::as_second);
+        ops.metrics.set_bundle(&status.name, activated, status.failures, status.error.is_some());
+    }
     match ops.metrics.render() {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),

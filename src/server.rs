@@ -29,6 +29,7 @@ use crate::api::v1::grant_service_server::GrantServiceServer;
 use crate::api::{GrantApi, Token, TokenError, v1};
 use crate::audit::{DecisionLog, OpenError};
 use crate::authz::{Checker, LiveRules};
+use crate::bundle::Bundles;
 use crate::clock::Clock;
 use crate::config::{Config, StoreConfig};
 use crate::metrics::Metrics;
@@ -115,7 +116,13 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         Arc::clone(&parts.checker.metrics),
         worker::count(),
     );
-    vital.spawn_endless(keeper.follow(keeper::hangup()?));
+    let candidates = config.policy.bundles.clone().map(|bundles| {
+        let (mut bundles, candidates) = Bundles::start(bundles);
+        parts.readiness.policy.awaits(bundles.watched());
+        vital.spawn("the bundles", async move { Err::<(), _>(bundles.ended().await) });
+        candidates
+    });
+    vital.spawn_endless(keeper.follow(keeper::hangup()?, candidates));
     let (workers, connections) = Workers::start(&parts.checker, &health, &config, &stopped, &turns)?;
     vital.spawn("the check listener", listeners.check.accept_for(connections, stopped.clone()));
     vital.spawn(CHECK_WORKERS, workers.ended());

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use saphyr::{LoadableYamlNode, MarkedYaml};
+use serde_json::{Map, Value as Json};
 
 use super::reader::{Section, Source};
 use super::{Listen, Problem, TlsFiles, parse_duration};
@@ -30,6 +31,8 @@ pub struct FileSettings {
     pub decision: Option<String>,
     pub health_paths: Option<Vec<String>>,
     pub policy_tests: Option<bool>,
+    /// OPA's `services`, `bundles`, `keys` and `persistence_directory`, as they were written.
+    pub bundles: Map<String, Json>,
     pub dry_run: Option<bool>,
     pub skip_request_body_parse: Option<bool>,
     pub reflection: Option<bool>,
@@ -109,6 +112,9 @@ fn settings(mut root: Section<'_, '_>) -> FileSettings {
         identity: root.sections("identity", identity),
         ..FileSettings::default()
     };
+    for key in ["services", "bundles", "keys", "persistence_directory"] {
+        found.bundles.extend(root.json(key).map(|json| (key.to_owned(), json)));
+    }
     found.redis = root.section("redis", redis).unwrap_or_default();
     root.section("uses", |uses| {
         found.trust_request_id = uses.get("trust_request_id", parsed);

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 
 use saphyr::{MarkedYaml, Scalar, YamlData};
+use serde_json::Value as Json;
 
 use super::Problem;
 
@@ -98,6 +99,38 @@ impl<'a, 's> Section<'a, 's> {
             .and_then(|text| self.source.interpolated(&text))
             .and_then(|text| parse(&text));
         parsed.map_err(|message| self.source.problem(node, format!("{name}: {message}"))).ok()
+    }
+
+    /// Whatever is there, as JSON.
+    pub fn json(&mut self, key: &'static str) -> Option<Json> {
+        let node = self.node(key)?;
+        self.json_of(&self.name_of(key), node)
+    }
+
+    fn json_of(&self, name: &str, node: &Node<'_>) -> Option<Json> {
+        match &node.data {
+            YamlData::Value(Scalar::Null) => Some(Json::Null),
+            YamlData::Value(Scalar::Boolean(value)) => Some(Json::Bool(*value)),
+            YamlData::Value(Scalar::Integer(value)) => Some(Json::from(*value)),
+            YamlData::Value(Scalar::FloatingPoint(value)) => Some(Json::from(value.into_inner())),
+            YamlData::Value(Scalar::String(_)) => {
+                self.parse(name, node, |text| Ok(text.to_owned())).map(Json::String)
+            }
+            YamlData::Sequence(items) => items.iter().map(|item| self.json_of(name, item)).collect(),
+            YamlData::Mapping(members) => members
+                .iter()
+                .map(|(key, value)| {
+                    let key = text_of(key)?;
+                    let name = format!("{name}.{key}");
+                    Some((key, self.json_of(&name, value)?))
+                })
+                .collect::<Option<serde_json::Map<_, _>>>()
+                .map(Json::Object),
+            _ => {
+                self.source.problem(node, format!("{name}: this kind of YAML is not understood here"));
+                None
+            }
+        }
     }
 
     /// Reads a mapping inside this one.

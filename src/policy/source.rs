@@ -9,6 +9,8 @@ use saphyr::{LoadableYamlNode, Scalar, Yaml};
 use serde_json::{Map, Value as Json};
 
 use super::error::{ErrorCode, LoadError, Problem};
+use super::module::Desugared;
+use super::syntax;
 
 /// The policy a sidecar has when none is named.
 const DEFAULT_POLICY: &str = include_str!("../../policies/authz.rego");
@@ -33,6 +35,15 @@ impl RegoFile {
     #[must_use]
     pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
         Self { name: name.into(), text: text.into(), version: RegoVersion::V1 }
+    }
+
+    /// Path of its package below `data`; empty where it cannot be told.
+    ///
+    /// # Errors
+    /// The text is not Rego.
+    pub fn package(&self) -> Result<Vec<String>, Problem> {
+        let tree = Desugared::new(self)?.parse()?;
+        Ok(syntax::package_path(&tree).into_iter().skip(1).collect())
     }
 }
 

@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinError;
 
 use super::worker::STACK_BYTES;
 use crate::authz::{LiveRules, Rules};
+use crate::bundle::{Candidate, Candidates};
 use crate::config::PolicyConfig;
 use crate::metrics::Metrics;
 use crate::ops::PolicyReport;
@@ -42,6 +44,15 @@ pub struct Keeper {
     turn: watch::Sender<Turn>,
     threads: usize,
     seen: Fingerprint,
+    /// The last bundles that were good, if files can change beside them.
+    fetched: Option<Fetched>,
+}
+
+/// Policy that came from servers, and what it is called.
+#[derive(Clone)]
+struct Fetched {
+    sources: Sources,
+    revision: String,
 }
 
 /// Reads and compiles what the configuration names, with an engine for each of `threads`.
@@ -49,9 +60,22 @@ pub struct Keeper {
 /// # Errors
 /// Everything that is wrong with it.
 pub fn load(settings: &PolicyConfig, threads: usize) -> Result<Rules, LoadError> {
-    let mut sources =
-        if settings.paths.is_empty() { Sources::built_in() } else { Sources::read(&settings.paths)? };
-    let revision = sources.digest();
+    load_with(settings, threads, None)
+}
+
+fn load_with(settings: &PolicyConfig, threads: usize, fetched: Option<Fetched>) -> Result<Rules, LoadError> {
+    let mut sources = match (settings.paths.is_empty(), &settings.bundles) {
+        (false, _) => Sources::read(&settings.paths)?,
+        (true, None) => Sources::built_in(),
+        // Undefined, so that every check is denied, until the first bundles arrive.
+        (true, Some(_)) => Sources::default(),
+    };
+    let own = if sources == Sources::default() { None } else { Some(sources.digest()) };
+    let theirs = fetched.as_ref().map(|fetched| fetched.revision.clone());
+    let revision = own.into_iter().chain(theirs).collect::<Vec<_>>().join(" ");
+    if let Some(fetched) = fetched {
+        sources.merge(fetched.sources)?;
+    }
     sources.set_config(serde_json::json!({"health_paths": settings.health_paths}));
     compile(&sources, settings, threads, revision)
 }
@@ -108,11 +132,12 @@ impl Keeper {
     ) -> (Self, watch::Receiver<Turn>) {
         let (turn, turns) = watch::channel(Turn::Install);
         let seen = Sources::fingerprint(&settings.paths);
-        (Self { settings, rules, report, metrics, turn, threads, seen }, turns)
+        (Self { settings, rules, report, metrics, turn, threads, seen, fetched: None }, turns)
     }
 
-    /// Watches the files, and loads them again when they changed, or on SIGHUP whether or not they did.
-    pub async fn follow(mut self, mut hangup: Signal) -> Infallible {
+    /// Watches the files, and loads them again when they changed, or on SIGHUP whether or not they did. Takes bundles
+    /// as they come.
+    pub async fn follow(mut self, mut hangup: Signal, mut candidates: Option<Candidates>) -> Infallible {
         let mut ticks = tokio::time::interval(POLL_PERIOD);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut last_look = self.seen.clone();
@@ -120,31 +145,58 @@ impl Keeper {
             let is_asked = tokio::select! {
                 _ = ticks.tick() => false,
                 _ = hangup.recv() => true,
+                candidate = next(&mut candidates) => {
+                    self.consider(candidate).await;
+                    continue;
+                }
             };
             let look = look_at(self.settings.paths.clone()).await;
             // Files that are still being written would be half a policy: two looks must agree.
             let is_settled = look == last_look;
             if is_asked || (is_settled && look != self.seen) {
                 self.seen = look.clone();
-                self.reload().await;
+                // Why it is not used is in the log and in the report.
+                let _ = self.load(self.fetched.clone()).await;
             }
             last_look = look;
         }
     }
 
-    async fn reload(&mut self) {
+    /// Bundles are used if everything compiles with them.
+    async fn consider(&mut self, candidate: Candidate) {
+        let Candidate { sources, revisions, missing, verdict } = candidate;
+        let name = |(name, revision): (&String, &Option<String>)| {
+            format!("{name}={}", revision.as_deref().unwrap_or("unnamed"))
+        };
+        let revision = revisions.iter().map(name).collect::<Vec<_>>().join(" ");
+        let fetched = Fetched { sources, revision };
+        let kept = (!self.settings.paths.is_empty()).then(|| fetched.clone());
+        match self.load(Some(fetched)).await {
+            Ok(()) => {
+                self.fetched = kept;
+                self.report.set_missing(missing);
+                verdict.accept();
+            }
+            Err(error) => verdict.reject(error.to_string()),
+        }
+    }
+
+    async fn load(&self, fetched: Option<Fetched>) -> Result<(), LoadError> {
         let (settings, threads) = (self.settings.clone(), self.threads);
-        let loaded = tokio::task::spawn_blocking(move || load(&settings, threads)).await;
-        let failed =
-            |error: tokio::task::JoinError| LoadError(vec![Problem::in_file("policy", error.to_string())]);
+        let loaded = tokio::task::spawn_blocking(move || load_with(&settings, threads, fetched)).await;
+        let failed = |error: JoinError| LoadError(vec![Problem::in_file("policy", error.to_string())]);
         match loaded.map_err(failed).flatten() {
-            Ok(rules) => self.swap(rules),
+            Ok(rules) => {
+                self.swap(rules);
+                Ok(())
+            }
             Err(error) => {
                 self.metrics.count_policy_load(false);
                 tracing::error!(
                     "a changed policy cannot be used, and the one before stays in force:\n{error}"
                 );
                 self.report.refused(&error.to_string());
+                Err(error)
             }
         }
     }
@@ -166,6 +218,19 @@ impl Keeper {
                 tracing::error!("a policy that is no longer used could not be freed: {error}");
             }
         });
+    }
+}
+
+/// Never, where there are no bundles.
+async fn next(candidates: &mut Option<Candidates>) -> Candidate {
+    let next = match candidates {
+        Some(candidates) => candidates.next().await,
+        None => None,
+    };
+    match next {
+        Some(candidate) => candidate,
+        // The tasks that make candidates are vital: when they end, the process does.
+        None => std::future::pending().await,
     }
 }
 

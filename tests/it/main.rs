@@ -2,6 +2,7 @@
 
 mod support;
 
+mod bundles;
 mod checker;
 mod compliance;
 mod documents;

@@ -1,6 +1,7 @@
 //! Servers under test and beside it. Each test owns what it starts: ports from the kernel, files in a temp dir, and
 //! everything ends with the value that holds it.
 
+pub mod bundle_server;
 pub mod checker;
 pub mod daypass;
 pub mod proxy;
