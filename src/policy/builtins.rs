@@ -2,6 +2,7 @@
 //! differ from OPA, or build a matcher for every call. A built-in never panics, never does I/O, and never says more
 //! than [`Fault`] of what went wrong.
 
+mod graphql;
 mod json;
 pub mod operators;
 
@@ -114,7 +115,7 @@ pub const fn of_many(name: &'static str, arity: u8, function: fn(&[Value]) -> Ou
 }
 
 fn families() -> impl Iterator<Item = Builtin> {
-    let families: [&[Builtin]; 2] = [&operators::BUILTINS, &json::BUILTINS];
+    let families: [&[Builtin]; 3] = [&operators::BUILTINS, &json::BUILTINS, &graphql::BUILTINS];
     families.into_iter().flatten().copied()
 }
 
