@@ -2,9 +2,11 @@
 //! differ from OPA, or build a matcher for every call. A built-in never panics, never does I/O, and never says more
 //! than [`Fault`] of what went wrong.
 
+mod aws;
 mod graphql;
 mod json;
 pub mod operators;
+mod template;
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -115,7 +117,8 @@ pub const fn of_many(name: &'static str, arity: u8, function: fn(&[Value]) -> Ou
 }
 
 fn families() -> impl Iterator<Item = Builtin> {
-    let families: [&[Builtin]; 3] = [&operators::BUILTINS, &json::BUILTINS, &graphql::BUILTINS];
+    let families: [&[Builtin]; 5] =
+        [&operators::BUILTINS, &json::BUILTINS, &aws::BUILTINS, &graphql::BUILTINS, &template::BUILTINS];
     families.into_iter().flatten().copied()
 }
 

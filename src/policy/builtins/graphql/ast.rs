@@ -42,7 +42,7 @@ impl Form for String {
     }
 
     fn from_value(value: &Value, _depth: usize) -> Result<Self, Malformed> {
-        value.as_string().map(|text| text.to_string()).map_err(|_| Malformed)
+        value.as_string().map(ToString::to_string).map_err(|_| Malformed)
     }
 
     fn absent() -> Result<Self, Malformed> {
@@ -333,7 +333,7 @@ node!(Definition {
     Directives => directives: Vec<Directive>,
     Interfaces => interfaces: Vec<String>,
     Fields => fields: Vec<FieldDefinition>,
-    Types => members: Vec<String>,
+    Types => members: Vec<Member>,
     EnumValues => values: Vec<EnumValue>,
     BuiltIn => built_in: bool,
 });
@@ -364,6 +364,23 @@ node!(DirectiveDefinition {
     Locations => locations: Vec<String>,
     IsRepeatable => is_repeatable: bool,
 });
+
+/// A type in a union: only its name, but with its place.
+#[derive(Debug)]
+pub struct Member {
+    pub at: Option<Position>,
+    pub name: String,
+}
+
+impl Form for Member {
+    fn to_value(&self) -> Value {
+        self.name.to_value()
+    }
+
+    fn from_value(value: &Value, depth: usize) -> Result<Self, Malformed> {
+        Ok(Self { at: None, name: String::from_value(value, depth)? })
+    }
+}
 
 #[derive(Debug)]
 pub enum Selection {

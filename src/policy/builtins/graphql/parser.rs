@@ -97,6 +97,7 @@ impl<'a> Parser<'a> {
         &self.token
     }
 
+    #[allow(clippy::unnecessary_wraps, reason = "as nodes have it")]
     pub fn at(&self) -> Option<Position> {
         Some(self.token.at)
     }

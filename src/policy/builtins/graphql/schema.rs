@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use super::ast::{
     Argument, ArgumentDefinition, Definition, Directive, DirectiveDefinition, EnumValue, FieldDefinition,
-    Operation, SchemaDefinition, SchemaDocument, TypeKind,
+    Member, Operation, SchemaDefinition, SchemaDocument, TypeKind,
 };
 use super::lexer::Position;
 use super::parser::{Budget, Parsed, Problem};
@@ -35,7 +35,7 @@ pub struct TypeDef<'a> {
     pub directives: Vec<&'a Directive>,
     pub interfaces: Vec<&'a str>,
     pub fields: Vec<&'a FieldDefinition>,
-    pub members: Vec<&'a str>,
+    pub members: Vec<&'a Member>,
     pub values: Vec<&'a EnumValue>,
     fields_by_name: HashMap<&'a str, &'a FieldDefinition>,
 }
@@ -60,7 +60,7 @@ impl<'a> TypeDef<'a> {
     fn extend(&mut self, with: &'a Definition) {
         self.directives.extend(&with.directives);
         self.interfaces.extend(with.interfaces.iter().map(String::as_str));
-        self.members.extend(with.members.iter().map(String::as_str));
+        self.members.extend(&with.members);
         self.values.extend(&with.values);
         for field in &with.fields {
             self.add_field(field);
@@ -161,7 +161,10 @@ impl<'a> Schema<'a> {
         }
         for found in order.iter().filter_map(|name| self.types.get(name)) {
             if found.kind == TypeKind::Union {
-                self.possible.entry(found.name).or_default().extend(&found.members);
+                self.possible
+                    .entry(found.name)
+                    .or_default()
+                    .extend(found.members.iter().map(|member| member.name.as_str()));
             }
             for interface in &found.interfaces {
                 self.possible.entry(interface).or_default().push(found.name);

@@ -1,7 +1,7 @@
 //! Reading GraphQL schemas (October 2021, section 3).
 
 use super::ast::{
-    ArgumentDefinition, Definition, DirectiveDefinition, EnumValue, FieldDefinition, OperationType,
+    ArgumentDefinition, Definition, DirectiveDefinition, EnumValue, FieldDefinition, Member, OperationType,
     SchemaDefinition, SchemaDocument, TypeKind,
 };
 use super::lexer::Kind;
@@ -139,7 +139,7 @@ impl Parser<'_> {
         match kind {
             TypeKind::Scalar => {}
             TypeKind::Object | TypeKind::Interface => {
-                found.fields = self.some(BRACES, Self::field_definition)?
+                found.fields = self.some(BRACES, Self::field_definition)?;
             }
             TypeKind::InputObject => {
                 found.fields = self.some(BRACES, |parser| {
@@ -172,13 +172,14 @@ impl Parser<'_> {
         Ok(found)
     }
 
-    fn names(&mut self, separator: Kind) -> Parsed<Vec<String>> {
+    /// Between separators, of which one may lead.
+    fn listed<T>(&mut self, separator: Kind, item: fn(&mut Self) -> Parsed<T>) -> Parsed<Vec<T>> {
         self.skip(separator)?;
-        let mut names = vec![self.name()?];
+        let mut items = vec![item(self)?];
         while self.skip(separator)? {
-            names.push(self.name()?);
+            items.push(item(self)?);
         }
-        Ok(names)
+        Ok(items)
     }
 
     fn interfaces(&mut self) -> Parsed<Vec<String>> {
@@ -186,11 +187,14 @@ impl Parser<'_> {
             return Ok(Vec::new());
         }
         self.next()?;
-        self.names(Kind::Amp)
+        self.listed(Kind::Amp, Self::name)
     }
 
-    fn union_members(&mut self) -> Parsed<Vec<String>> {
-        if self.skip(Kind::Equals)? { self.names(Kind::Pipe) } else { Ok(Vec::new()) }
+    fn union_members(&mut self) -> Parsed<Vec<Member>> {
+        if !self.skip(Kind::Equals)? {
+            return Ok(Vec::new());
+        }
+        self.listed(Kind::Pipe, |parser| Ok(Member { at: parser.at(), name: parser.name()? }))
     }
 
     fn field_definition(&mut self) -> Parsed<FieldDefinition> {
@@ -240,11 +244,7 @@ impl Parser<'_> {
             self.next()?;
         }
         self.keyword("on")?;
-        self.skip(Kind::Pipe)?;
-        let mut locations = vec![self.location()?];
-        while self.skip(Kind::Pipe)? {
-            locations.push(self.location()?);
-        }
+        let locations = self.listed(Kind::Pipe, Self::location)?;
         Ok(DirectiveDefinition { at, description, name, arguments, locations, is_repeatable })
     }
 

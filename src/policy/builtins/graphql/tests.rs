@@ -61,6 +61,7 @@ fn documents_survive_as_objects() {
 }
 
 #[test]
+#[allow(clippy::format_collect, reason = "once")]
 fn depth_and_steps_are_bounded() {
     let depth = 100_000;
     let nested = "{a".repeat(depth) + &"}".repeat(depth);

@@ -37,11 +37,11 @@ fn type_definition(schema: &Schema, found: &TypeDef) -> Parsed<()> {
         directives(schema, &field.directives, location, None, true)?;
     }
     for member in &found.members {
-        let Some(kind) = schema.types.get(member).map(|member| member.kind) else {
-            return Err(Problem::new(found.at, format!("Undefined type {member:?}.")));
+        let Some(kind) = schema.types.get(member.name.as_str()).map(|member| member.kind) else {
+            return Err(Problem::new(found.at, format!("Undefined type {:?}.", member.name)));
         };
         if kind != TypeKind::Object {
-            let message = format!("{} type {member:?} must be OBJECT.", found.kind.word());
+            let message = format!("{} type {:?} must be OBJECT.", found.kind.word(), member.name);
             return Err(Problem::new(found.at, message));
         }
     }
@@ -59,10 +59,11 @@ fn type_definition(schema: &Schema, found: &TypeDef) -> Parsed<()> {
         let (name, at) = value.map_or(("", None), |value| (value.name.as_str(), value.at));
         return Err(Problem::new(at, format!("Enum value {}.{name} can only be defined once.", found.name)));
     }
-    if let Some(twice) = repeated(found.members.iter().copied()) {
-        let name = found.members.get(twice).copied().unwrap_or_default();
+    if let Some(twice) = repeated(found.members.iter().map(|member| member.name.as_str())) {
+        let member = found.members.get(twice);
+        let (name, at) = member.map_or(("", None), |member| (member.name.as_str(), member.at));
         let message = format!("Union type {} can only include type {name} once.", found.name);
-        return Err(Problem::new(found.at, message));
+        return Err(Problem::new(at.or(found.at), message));
     }
     if !found.built_in {
         not_reserved(found.at, found.name)?;

@@ -49,7 +49,6 @@ pub fn correct_type(literal: &Literal, expected: &Expected) -> Parsed<()> {
     let is_enum = definition.kind == TypeKind::Enum;
     let values = || definition.values.iter().map(|value| value.name.as_str());
     match literal.kind {
-        LiteralKind::Variable | LiteralKind::Null => Ok(()),
         LiteralKind::List if expected.kind.item.is_none() => unexpected(),
         LiteralKind::Int if !is_one_of(&["Int", "Float", "ID"]) => unexpected(),
         LiteralKind::Float if !is_one_of(&["Float"]) => unexpected(),
