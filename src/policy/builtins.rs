@@ -5,6 +5,7 @@
 mod aws;
 mod graphql;
 mod json;
+mod jsonschema;
 pub mod operators;
 mod template;
 
@@ -117,8 +118,14 @@ pub const fn of_many(name: &'static str, arity: u8, function: fn(&[Value]) -> Ou
 }
 
 fn families() -> impl Iterator<Item = Builtin> {
-    let families: [&[Builtin]; 5] =
-        [&operators::BUILTINS, &json::BUILTINS, &aws::BUILTINS, &graphql::BUILTINS, &template::BUILTINS];
+    let families: [&[Builtin]; 6] = [
+        &operators::BUILTINS,
+        &json::BUILTINS,
+        &aws::BUILTINS,
+        &graphql::BUILTINS,
+        &jsonschema::BUILTINS,
+        &template::BUILTINS,
+    ];
     families.into_iter().flatten().copied()
 }
 
