@@ -6,6 +6,7 @@
 
 mod check;
 mod format;
+mod number;
 mod validate;
 
 use std::collections::BTreeMap;

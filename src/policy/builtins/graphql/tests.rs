@@ -71,10 +71,6 @@ fn depth_and_steps_are_bounded() {
     let types = format!("type A {{ a: {} }}", "[".repeat(depth));
     assert!(schema_of(&Value::from(types)).is_err());
     // Exponential for who compares all pairs.
-    let twice = (0..60).fold("name".to_owned(), |inner, _| {
-        format!("friends {{ {inner} }} friends {{ {inner} }}").chars().take(200_000).collect()
-    });
-    assert!(!problem(&format!("{{ me {{ {twice} }} }}")).is_empty());
     let deep = (0..25).fold("name".to_owned(), |inner, level| {
         if level < 12 {
             format!("friends {{ {inner} }} friends {{ {inner} }}")

@@ -6,7 +6,8 @@ use regex::Regex;
 use regorus::Value;
 use regorus::value::Object;
 
-use super::validate::{decimal, items};
+use super::number::decimal;
+use super::validate::items;
 
 /// Levels of a schema, through references too.
 const MAX_DEPTH: usize = 128;
@@ -33,8 +34,8 @@ pub struct Schemas<'a> {
     patterns: HashMap<&'a str, Regex>,
     ids: HashMap<String, &'a Value>,
     base: String,
-    /// Targets of references that are checked, or on the way.
-    seen: HashSet<&'a str>,
+    /// What references lead to; those that are checked, or on the way.
+    targets: HashMap<&'a str, &'a Value>,
     depth: usize,
 }
 
@@ -81,7 +82,7 @@ impl<'a> Schemas<'a> {
             patterns: HashMap::new(),
             ids: HashMap::new(),
             base,
-            seen: HashSet::new(),
+            targets: HashMap::new(),
             depth: 0,
         };
         schemas.collect_ids(root, 0)?;
@@ -113,9 +114,13 @@ impl<'a> Schemas<'a> {
         if id.starts_with('#') { format!("{}{id}", self.base) } else { format!("{beside}{id}") }
     }
 
-    /// # Errors
-    /// It leads out of the document or to nothing.
-    pub fn resolve(&self, reference: &str) -> Result<&'a Value, String> {
+    /// What a reference of this schema leads to.
+    pub fn target(&self, reference: &str) -> Option<&'a Value> {
+        self.targets.get(reference).copied()
+    }
+
+    /// An error if it leads out of the document, or to nothing.
+    fn resolve(&self, reference: &str) -> Result<&'a Value, String> {
         let (address, fragment) = reference.split_once('#').unwrap_or((reference, ""));
         let found =
             [reference.trim_end_matches('#').to_owned(), self.absolute(reference.trim_end_matches('#'))]
@@ -189,8 +194,9 @@ impl<'a> Schemas<'a> {
             }
         }
         if let Some(Value::String(reference)) = get(schema, "$ref") {
-            if self.seen.insert(reference) {
+            if !self.targets.contains_key(&**reference) {
                 let target = self.resolve(reference)?;
+                self.targets.insert(reference, target);
                 if !is_schema(target) {
                     return Err("valid schema must be of type object".to_owned());
                 }

@@ -100,7 +100,9 @@ fn is_reference(text: &str) -> bool {
             return false;
         }
     }
-    !text.starts_with(':')
+    let host =
+        text.split_once("//").map_or("", |(_, rest)| rest.split(['/', '?', '#']).next().unwrap_or_default());
+    !text.starts_with(':') && !host.contains([' ', '"', '<', '>'])
 }
 
 fn has_scheme(text: &str) -> bool {
@@ -154,6 +156,7 @@ mod tests {
             ("ipv4", "1.2.3.4", "1.2.3"),
             ("ipv6", "::1", "1.2.3.4"),
             ("uri", "http://a/b", "/a"),
+            ("uri", "http://a/b c", "http:// a.b"),
             ("uri-reference", "/a%20b", "%zz"),
             ("uuid", "123e4567-e89b-12d3-a456-426614174000", "123"),
             ("regex", "a+", "("),

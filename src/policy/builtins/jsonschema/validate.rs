@@ -7,9 +7,10 @@ use regorus::value::Object;
 
 use super::check::{Draft, Schemas, get};
 use super::format::is_format;
+use super::number::{is_multiple, shown};
 
 /// Schemas held against values, and members looked at.
-const MAX_STEPS: usize = 500_000;
+const MAX_STEPS: usize = 200_000;
 /// Schemas inside each other, through references too.
 const MAX_DEPTH: usize = 512;
 
@@ -52,47 +53,6 @@ pub fn items(value: &Value) -> Option<Vec<&Value>> {
         Value::Array(items) => Some(items.iter().collect()),
         Value::Set(items) => Some(items.iter_sorted().collect()),
         _ => None,
-    }
-}
-
-/// Digits and power of ten.
-pub fn decimal(value: &Value) -> Option<(i128, i32)> {
-    let text = value.to_string();
-    let (digits, exponent) = text.split_once(['e', 'E']).unwrap_or((&text, "0"));
-    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    let exponent = exponent.parse::<i32>().ok()? - i32::try_from(fraction.len()).ok()?;
-    format!("{whole}{fraction}").parse().ok().map(|digits| (digits, exponent))
-}
-
-fn is_multiple(value: &Value, of: &Value) -> bool {
-    let exact = decimal(value).zip(decimal(of)).and_then(|((a, a_power), (b, b_power))| {
-        let scale = |digits: i128, by: i32| {
-            let factor = 10_i128.checked_pow(u32::try_from(by).ok()?)?;
-            digits.checked_mul(factor)
-        };
-        let least = a_power.min(b_power);
-        scale(a, a_power - least)?.checked_rem(scale(b, b_power - least)?)
-    });
-    match exact {
-        Some(rest) => rest == 0,
-        None => match (value.as_f64(), of.as_f64()) {
-            (Ok(value), Ok(of)) => value % of == 0.0,
-            _ => false,
-        },
-    }
-}
-
-/// Go's `%v` of a `big.Float`: ten digits, and no exponent within them.
-fn shown(number: &Value) -> String {
-    match number.as_f64() {
-        Ok(value) if value != 0.0 && !(1e-4..1e10).contains(&value.abs()) => {
-            let text = format!("{value:e}");
-            let (digits, power) = text.split_once('e').unwrap_or((&text, "0"));
-            let (sign, power) = power.strip_prefix('-').map_or(('+', power), |power| ('-', power));
-            format!("{digits}e{sign}{power:0>2}")
-        }
-        Ok(value) => value.to_string(),
-        Err(_) => number.to_string(),
     }
 }
 
@@ -143,7 +103,8 @@ impl Run<'_, '_> {
             Value::Bool(false) => self.fail(&mut found, "false", "False always fails validation"),
             Value::Object(members) => match get(members, "$ref") {
                 Some(Value::String(reference)) => {
-                    let target = self.schemas.resolve(reference)?;
+                    let target = self.schemas.target(reference);
+                    let target = target.ok_or_else(|| format!("reference {reference} is not checked"))?;
                     found = self.on(target, value)?;
                 }
                 _ => self.members(&mut found, members, value)?,
