@@ -16,8 +16,10 @@ pub const BUILTINS: [Builtin; 1] = [binary("strings.render_template", render)];
 
 /// Nodes and pipelines that one rendering goes through.
 const MAX_STEPS: usize = 200_000;
-/// Bytes of the result.
+/// Bytes of the result, and of any text on the way.
 const MAX_OUTPUT: usize = 4 << 20;
+/// Bytes of all texts that functions get and variables keep.
+const MAX_WORK: usize = 32 << 20;
 /// Levels of the variables' value.
 const MAX_DEPTH: usize = 512;
 
@@ -30,7 +32,7 @@ fn render(template: &Value, variables: &Value) -> Outcome {
     let fault = |message: String| Fault::failed(format!("template: {message}"));
     let nodes = parse::parse(template).map_err(fault)?;
     let root = Datum::Json(variables);
-    let mut run = Run { root: root.clone(), variables: Vec::new(), output: String::new(), steps: 0 };
+    let mut run = Run { root: root.clone(), variables: Vec::new(), output: String::new(), steps: 0, work: 0 };
     run.nodes(&nodes, &root).map_err(fault)?;
     Ok(Value::from(run.output.replace("<no value>", "<undefined>")))
 }
@@ -67,12 +69,13 @@ struct Run<'a> {
     variables: Vec<(String, Datum<'a>)>,
     output: String,
     steps: usize,
+    work: usize,
 }
 
 impl<'a> Run<'a> {
     fn step(&mut self) -> Rendered<()> {
         self.steps += 1;
-        if self.steps > MAX_STEPS || self.output.len() > MAX_OUTPUT {
+        if self.steps > MAX_STEPS || self.output.len() > MAX_OUTPUT || self.work > MAX_WORK {
             return Err(format!("rendering takes more than {MAX_STEPS} steps or {MAX_OUTPUT} bytes"));
         }
         Ok(())
@@ -132,6 +135,7 @@ impl<'a> Run<'a> {
         if items.is_empty() {
             return self.block(&branch.otherwise, dot, declared);
         }
+        self.steps += items.len();
         for (key, item) in items {
             self.step()?;
             let both = match branch.pipeline.variables.as_slice() {
@@ -215,11 +219,14 @@ impl<'a> Run<'a> {
             values.push(self.operand(operand, dot)?);
         }
         values.extend(last);
-        functions::call(name, &values, MAX_OUTPUT)
+        let result = functions::call(name, &values, MAX_OUTPUT)?;
+        self.work += result.bytes();
+        Ok(result)
     }
 
     fn operand(&mut self, operand: &Operand, dot: &Datum<'a>) -> Rendered<Datum<'a>> {
-        Ok(match operand {
+        self.step()?;
+        let value = match operand {
             Operand::Dot => dot.clone(),
             Operand::Nil => Datum::Missing,
             Operand::Field(fields) => dot.fields(fields)?,
@@ -235,7 +242,9 @@ impl<'a> Run<'a> {
             Operand::Float(value) => Datum::Float(*value),
             Operand::Text(value) => Datum::Text(value.clone()),
             Operand::Group(pipeline, fields) => self.pipeline(pipeline, dot)?.fields(fields)?,
-        })
+        };
+        self.work += value.bytes();
+        Ok(value)
     }
 }
 
@@ -329,6 +338,11 @@ mod tests {
         assert!(rendered(cubed, &items).is_err());
         assert!(rendered("{{printf \"%999999999d\" 1}}", "{}").is_err());
         assert!(rendered("{{range 999999999999}}{{end}}", "{}").is_err());
+        let kept = (0..1000).fold(
+            "{{$a := printf \"%9999s\" \"\"}}{{$a = printf \"%s%s%s%s%s%s\" $a $a $a $a $a $a}}".to_owned(),
+            |text, n| text + &format!("{{{{$b{n} := print $a $a $a $a $a $a}}}}"),
+        );
+        assert!(rendered(&kept, "{}").is_err());
         let doubled = "{{$x := \"aaaaaaaa\"}}".to_owned() + &"{{$x = print $x $x}}".repeat(60);
         assert!(rendered(&doubled, "{}").is_err());
     }

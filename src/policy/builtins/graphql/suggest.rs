@@ -3,6 +3,8 @@
 /// Names longer than this are nobody's typing error, and distance takes time by the product of lengths.
 const MAX_CHARS: usize = 64;
 const MAX_SHOWN: usize = 5;
+/// Names that are looked at.
+const MAX_NAMES: usize = 5000;
 
 /// ` Did you mean "a" or "b"?`, or nothing.
 pub fn did_you_mean<'n>(prefix: &str, typed: &str, names: impl IntoIterator<Item = &'n str>) -> String {
@@ -27,7 +29,8 @@ fn near<'n>(typed: &str, names: impl IntoIterator<Item = &'n str>) -> Vec<&'n st
     let threshold = typed.len() * 2 / 5 + 1;
     let mut found: Vec<(usize, &str)> = names
         .into_iter()
-        .filter(|name| name.len() <= MAX_CHARS)
+        .take(MAX_NAMES)
+        .filter(|name| name.len().abs_diff(typed.len()) <= threshold)
         .map(|name| (distance(typed, name), name))
         .filter(|(distance, _)| *distance <= threshold)
         .collect();

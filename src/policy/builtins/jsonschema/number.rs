@@ -25,7 +25,7 @@ pub fn is_multiple(value: &Value, of: &Value) -> bool {
             digits.checked_mul(factor)
         };
         let least = a_power.min(b_power);
-        scale(a, a_power - least)?.checked_rem(scale(b, b_power - least)?)
+        scale(a, a_power.checked_sub(least)?)?.checked_rem(scale(b, b_power.checked_sub(least)?)?)
     });
     match exact {
         Some(rest) => rest == 0,

@@ -11,6 +11,10 @@ use super::number::{is_multiple, shown};
 
 /// Schemas held against values, and members looked at.
 const MAX_STEPS: usize = 200_000;
+/// Bytes of all descriptions: those of `const` and `enum` repeat the schema.
+const MAX_BYTES: usize = 8 << 20;
+/// Bytes of a text that are worth a step.
+const BYTES_A_STEP: usize = 256;
 /// Schemas inside each other, through references too.
 const MAX_DEPTH: usize = 512;
 
@@ -43,7 +47,7 @@ type Validated<T> = Result<T, String>;
 /// # Errors
 /// It takes more steps or levels than it may.
 pub fn validate(schemas: &Schemas, document: &Value) -> Validated<Vec<Failure>> {
-    let mut run = Run { schemas, path: Vec::new(), steps: 0, depth: 0 };
+    let mut run = Run { schemas, path: Vec::new(), steps: 0, bytes: 0, depth: 0 };
     Ok(run.on(schemas.root, document)?.failures)
 }
 
@@ -64,6 +68,7 @@ struct Run<'s, 'a> {
     schemas: &'s Schemas<'a>,
     path: Vec<String>,
     steps: usize,
+    bytes: usize,
     depth: usize,
 }
 
@@ -72,21 +77,32 @@ impl Run<'_, '_> {
         if self.path.is_empty() { "(root)".to_owned() } else { self.path.join(".") }
     }
 
-    fn fail(&self, found: &mut Found, kind: &'static str, description: impl Into<String>) {
-        found.failures.push(Failure { kind, field: self.field(), description: description.into() });
+    fn fail(&mut self, found: &mut Found, kind: &'static str, description: impl Into<String>) {
+        let failure = Failure { kind, field: self.field(), description: description.into() };
+        self.bytes += failure.field.len() + failure.description.len();
+        found.failures.push(failure);
         found.score -= 2;
     }
 
     fn step(&mut self) -> Validated<()> {
         self.steps += 1;
-        if self.steps > MAX_STEPS {
-            return Err(format!("validation takes more than {MAX_STEPS} steps"));
+        if self.steps > MAX_STEPS || self.bytes > MAX_BYTES {
+            return Err(format!("validation takes more than {MAX_STEPS} steps or {MAX_BYTES} bytes"));
         }
         Ok(())
     }
 
+    /// A list of the schema; it is made anew for every value, so its length counts.
+    fn list<'v>(&mut self, schema: &'v Object, key: &str) -> Option<Vec<&'v Value>> {
+        let list = get(schema, key).and_then(items)?;
+        self.steps += list.len();
+        Some(list)
+    }
+
     fn at(&mut self, key: impl Into<String>, schema: &Value, value: &Value) -> Validated<Found> {
-        self.path.push(key.into());
+        let key = key.into();
+        self.steps += key.len() / BYTES_A_STEP;
+        self.path.push(key);
         let found = self.on(schema, value)?;
         self.path.pop();
         Ok(found)
@@ -155,15 +171,14 @@ impl Run<'_, '_> {
     }
 
     fn combined(&mut self, found: &mut Found, schema: &Object, value: &Value) -> Validated<()> {
-        let list = |key: &str| get(schema, key).and_then(items).filter(|list| !list.is_empty());
-        if let Some(list) = list("anyOf") {
+        if let Some(list) = self.list(schema, "anyOf").filter(|list| !list.is_empty()) {
             let (matches, nearest) = self.alternatives(&list, value, true)?;
             if matches == 0 {
                 self.fail(found, "number_any_of", "Must validate at least one schema (anyOf)");
                 found.merge(nearest.unwrap_or_default());
             }
         }
-        if let Some(list) = list("oneOf") {
+        if let Some(list) = self.list(schema, "oneOf").filter(|list| !list.is_empty()) {
             let (matches, nearest) = self.alternatives(&list, value, false)?;
             if matches != 1 {
                 self.fail(found, "number_one_of", "Must validate one and only one schema (oneOf)");
@@ -172,7 +187,7 @@ impl Run<'_, '_> {
                 }
             }
         }
-        if let Some(list) = list("allOf") {
+        if let Some(list) = self.list(schema, "allOf") {
             let mut is_valid = true;
             for schema in list {
                 let inner = self.on(schema, value)?;
@@ -256,14 +271,14 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    fn common(&self, found: &mut Found, schema: &Object, value: &Value) {
+    fn common(&mut self, found: &mut Found, schema: &Object, value: &Value) {
         let field = self.field();
         if let Some(wanted) = get(schema, "const").filter(|_| self.schemas.draft >= Draft::Six)
             && wanted != value
         {
             self.fail(found, "const", format!("{field} does not match: {}", compact(wanted)));
         }
-        if let Some(values) = get(schema, "enum").and_then(items)
+        if let Some(values) = self.list(schema, "enum")
             && !values.is_empty()
             && !values.contains(&value)
         {
@@ -279,7 +294,7 @@ impl Run<'_, '_> {
         found.score += 1;
     }
 
-    fn number(&self, found: &mut Found, schema: &Object, value: &Value) {
+    fn number(&mut self, found: &mut Found, schema: &Object, value: &Value) {
         if let Some(of) = get(schema, "multipleOf")
             && !is_multiple(value, of)
         {
@@ -308,7 +323,8 @@ impl Run<'_, '_> {
         found.score += 1;
     }
 
-    fn text(&self, found: &mut Found, schema: &Object, text: &str) {
+    fn text(&mut self, found: &mut Found, schema: &Object, text: &str) {
+        self.steps += text.len() / BYTES_A_STEP;
         let length = text.chars().count();
         if let Some(least) = count(schema, "minLength").filter(|least| length < *least) {
             let description = format!("String length must be greater than or equal to {least}");
@@ -335,8 +351,8 @@ impl Run<'_, '_> {
                     found.merge(inner);
                 }
             }
-            Some(list) => {
-                let list = items(list).unwrap_or_default();
+            Some(_) => {
+                let list = self.list(schema, "items").unwrap_or_default();
                 let rest = get(schema, "additionalItems").filter(|_| !list.is_empty());
                 let has_more = values.len() > list.len();
                 for (index, value) in values.iter().enumerate() {
@@ -397,7 +413,7 @@ impl Run<'_, '_> {
         if let Some(most) = count(schema, "maxProperties").filter(|most| members.len() > *most) {
             self.fail(found, "array_max_properties", format!("Must have at most {most} properties"));
         }
-        for name in get(schema, "required").and_then(items).unwrap_or_default() {
+        for name in self.list(schema, "required").unwrap_or_default() {
             self.step()?;
             if members.get(name).is_some() {
                 found.score += 1;

@@ -53,8 +53,18 @@ impl Datum<'_> {
         }
     }
 
+    /// What copying it, or going through it, takes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Json(Value::String(text)) => text.len(),
+            _ => 0,
+        }
+    }
+
     pub fn is_true(&self) -> bool {
         match self {
+            Self::Text(_) | Self::Json(Value::String(_)) => self.bytes() > 0,
             Self::Json(Value::Array(items)) => !items.is_empty(),
             Self::Json(Value::Object(members)) => !members.is_empty(),
             other => match other.basic() {
@@ -158,7 +168,6 @@ fn print_json(value: &Value, output: &mut String, limit: usize) {
 }
 
 pub fn call<'a>(name: &str, values: &[Datum<'a>], limit: usize) -> Called<Datum<'a>> {
-    let texts = || values.iter().map(|value| value.shown(limit)).collect::<Vec<_>>();
     let result = match (name, values) {
         ("not", [value]) => Datum::Bool(!value.is_true()),
         ("len", [value]) => Datum::Int(length(value)?),
@@ -177,7 +186,7 @@ pub fn call<'a>(name: &str, values: &[Datum<'a>], limit: usize) -> Called<Datum<
         ("gt", [a, b]) => Datum::Bool(compare(a, b)? == Ordering::Greater),
         ("ge", [a, b]) => Datum::Bool(compare(a, b)? != Ordering::Less),
         ("print", _) => Datum::Text(joined(values, limit)),
-        ("println", _) => Datum::Text(texts().join(" ") + "\n"),
+        ("println", _) => Datum::Text(listed(values, limit) + "\n"),
         ("printf", [format, operands @ ..]) => {
             let format = format.as_text().ok_or("printf needs a format")?;
             Datum::Text(printf(&format, operands, limit)?)
@@ -196,6 +205,19 @@ pub fn call<'a>(name: &str, values: &[Datum<'a>], limit: usize) -> Called<Datum<
     }
 }
 
+/// With a space between all of them.
+fn listed(values: &[Datum], limit: usize) -> String {
+    let mut output = String::new();
+    for (index, value) in values.iter().enumerate() {
+        output.push_str(if index > 0 { " " } else { "" });
+        output.push_str(&value.shown(limit));
+        if output.len() > limit {
+            break;
+        }
+    }
+    output
+}
+
 /// Go's `fmt.Sprint`: a space between two operands of which none is a text.
 fn joined(values: &[Datum], limit: usize) -> String {
     let mut output = String::new();
@@ -207,6 +229,9 @@ fn joined(values: &[Datum], limit: usize) -> String {
         }
         output.push_str(&value.shown(limit));
         after_text = is_text;
+        if output.len() > limit {
+            break;
+        }
     }
     output
 }
