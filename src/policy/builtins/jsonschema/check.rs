@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 use regorus::Value;
 use regorus::value::Object;
 
@@ -11,8 +11,9 @@ use super::validate::items;
 
 /// Levels of a schema, through references too.
 const MAX_DEPTH: usize = 128;
-/// Patterns of one schema. Each is a machine of its own.
-const MAX_PATTERNS: usize = 1000;
+/// Patterns of one schema, and bytes of the machine that each is.
+const MAX_PATTERNS: usize = 128;
+const MAX_PATTERN_BYTES: usize = 1 << 20;
 
 const TYPES: [&str; 7] = ["array", "boolean", "integer", "number", "null", "object", "string"];
 
@@ -41,6 +42,10 @@ pub struct Schemas<'a> {
 
 pub fn get<'a>(schema: &'a Object, key: &str) -> Option<&'a Value> {
     schema.get(&Value::from(key))
+}
+
+pub fn compiled(pattern: &str) -> Option<Regex> {
+    RegexBuilder::new(pattern).size_limit(MAX_PATTERN_BYTES).dfa_size_limit(MAX_PATTERN_BYTES).build().ok()
 }
 
 fn invalid_type(expected: &str, given: &str) -> String {
@@ -146,10 +151,9 @@ impl<'a> Schemas<'a> {
         if self.patterns.contains_key(pattern) {
             return true;
         }
-        let Ok(compiled) = Regex::new(pattern) else { return false };
-        if self.patterns.len() >= MAX_PATTERNS {
+        let Some(compiled) = compiled(pattern).filter(|_| self.patterns.len() < MAX_PATTERNS) else {
             return false;
-        }
+        };
         self.patterns.insert(pattern, compiled);
         true
     }

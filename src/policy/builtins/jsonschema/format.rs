@@ -3,9 +3,10 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use jiff::civil::{Date, Time};
-use regex::Regex;
 
-/// Longer texts are no addresses, dates or patterns.
+use super::check::compiled;
+
+/// Of a pattern, which has to be compiled to know.
 const MAX_CHARS: usize = 4096;
 
 pub fn is_format(name: &str, text: &str) -> bool {
@@ -21,7 +22,7 @@ pub fn is_format(name: &str, text: &str) -> bool {
         "uri-reference" | "iri-reference" => is_reference(text),
         "uri-template" => !text.contains('\\') && is_template(text),
         "uuid" => is_uuid(text),
-        "regex" => text.len() <= MAX_CHARS && Regex::new(text).is_ok(),
+        "regex" => text.len() <= MAX_CHARS && compiled(text).is_some(),
         "json-pointer" => is_pointer(text),
         "relative-json-pointer" => is_relative_pointer(text),
         _ => true,
