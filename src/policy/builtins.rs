@@ -2,11 +2,15 @@
 //! differ from OPA, or build a matcher for every call. A built-in never panics, never does I/O, and never says more
 //! than [`Fault`] of what went wrong.
 
+mod aws;
 mod crypto;
+mod graphql;
 mod json;
+mod jsonschema;
 pub mod jws;
 mod jwt;
 pub mod operators;
+mod template;
 mod template_string;
 mod x509;
 
@@ -124,10 +128,14 @@ pub const fn of_many(name: &'static str, arity: u8, function: fn(&[Value]) -> Ou
 
 /// Every family, one file each.
 const FAMILIES: &[&[Builtin]] = &[
+    &aws::BUILTINS,
     &crypto::BUILTINS,
+    &graphql::BUILTINS,
     &json::BUILTINS,
+    &jsonschema::BUILTINS,
     &jwt::BUILTINS,
     &operators::BUILTINS,
+    &template::BUILTINS,
     &template_string::BUILTINS,
     &x509::BUILTINS,
 ];
