@@ -2,8 +2,27 @@
 //! differ from OPA, or build a matcher for every call. A built-in never panics, never does I/O, and never says more
 //! than [`Fault`] of what went wrong.
 
+mod aggregates;
+mod arrays;
+mod encoding;
+mod glob;
+mod globs;
+mod go_float;
+mod graph;
 mod json;
+mod marshal;
+mod net;
+mod numbers;
+mod objects;
 pub mod operators;
+mod paths;
+mod regex;
+mod semver;
+mod sprintf;
+mod strings;
+mod time;
+mod units;
+mod values;
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -114,7 +133,27 @@ pub const fn of_many(name: &'static str, arity: u8, function: fn(&[Value]) -> Ou
 }
 
 fn families() -> impl Iterator<Item = Builtin> {
-    let families: [&[Builtin]; 2] = [&operators::BUILTINS, &json::BUILTINS];
+    let families: [&[Builtin]; 19] = [
+        &operators::BUILTINS,
+        &json::BUILTINS,
+        &aggregates::BUILTINS,
+        &arrays::BUILTINS,
+        &encoding::BUILTINS,
+        &glob::BUILTINS,
+        &globs::BUILTINS,
+        &graph::BUILTINS,
+        &marshal::BUILTINS,
+        &net::BUILTINS,
+        &numbers::BUILTINS,
+        &objects::BUILTINS,
+        &paths::BUILTINS,
+        &regex::BUILTINS,
+        &semver::BUILTINS,
+        &sprintf::BUILTINS,
+        &strings::BUILTINS,
+        &time::BUILTINS,
+        &units::BUILTINS,
+    ];
     families.into_iter().flatten().copied()
 }
 
