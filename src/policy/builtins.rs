@@ -23,6 +23,7 @@ mod strings;
 mod time;
 mod units;
 mod values;
+mod yaml;
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -133,7 +134,7 @@ pub const fn of_many(name: &'static str, arity: u8, function: fn(&[Value]) -> Ou
 }
 
 fn families() -> impl Iterator<Item = Builtin> {
-    let families: [&[Builtin]; 19] = [
+    let families: [&[Builtin]; 20] = [
         &operators::BUILTINS,
         &json::BUILTINS,
         &aggregates::BUILTINS,
@@ -153,6 +154,7 @@ fn families() -> impl Iterator<Item = Builtin> {
         &strings::BUILTINS,
         &time::BUILTINS,
         &units::BUILTINS,
+        &yaml::BUILTINS,
     ];
     families.into_iter().flatten().copied()
 }

@@ -29,8 +29,8 @@ impl Date {
     }
 
     fn of(days: i64) -> Self {
-        // The year is off by one at most.
-        let mut year = 1970 + days.div_euclid(366);
+        // From below: a day in so many years is one too few.
+        let mut year = 1970 + days.div_euclid(if days < 0 { 365 } else { 366 });
         while (Self { year: year + 1, month: 1, day: 1 }).days() <= days {
             year += 1;
         }
@@ -121,7 +121,9 @@ mod tests {
     #[test]
     fn days_and_dates_are_one() {
         for days in (-110_000..110_000).step_by(13) {
-            assert_eq!(Date::of(days).days(), days);
+            let date = Date::of(days);
+            assert_eq!(date.days(), days);
+            assert!((1..=date.days_in_month()).contains(&date.day), "{date:?}");
         }
         assert_eq!(Date::of(0), Date { year: 1970, month: 1, day: 1 });
         assert_eq!(Date { year: 2000, month: 2, day: 29 }.days(), 11_016);
