@@ -22,6 +22,7 @@ mod sprintf;
 mod strings;
 mod time;
 mod units;
+mod uuids;
 mod values;
 mod yaml;
 
@@ -134,7 +135,7 @@ pub const fn of_many(name: &'static str, arity: u8, function: fn(&[Value]) -> Ou
 }
 
 fn families() -> impl Iterator<Item = Builtin> {
-    let families: [&[Builtin]; 20] = [
+    let families: [&[Builtin]; 21] = [
         &operators::BUILTINS,
         &json::BUILTINS,
         &aggregates::BUILTINS,
@@ -154,6 +155,7 @@ fn families() -> impl Iterator<Item = Builtin> {
         &strings::BUILTINS,
         &time::BUILTINS,
         &units::BUILTINS,
+        &uuids::BUILTINS,
         &yaml::BUILTINS,
     ];
     families.into_iter().flatten().copied()

@@ -17,6 +17,9 @@ const MAX_DEPTH: usize = 512;
 /// Values that the operations of one patch add or copy.
 const MAX_PATCHED_VALUES: usize = 1 << 18;
 
+/// Items that one patch moves within arrays, to make room and to close gaps.
+const MAX_MOVED_ITEMS: usize = 1 << 26;
+
 /// A path that ends is a leaf.
 enum Tree {
     Leaf,
@@ -131,7 +134,8 @@ fn left_at(value: &Value, tree: &BTreeMap<Value, Tree>, key: &Value) -> Option<V
 
 /// A patch that cannot be applied has no result, and is no error: so it is in OPA.
 fn patch(value: &Value, operations: &Value) -> Outcome {
-    let mut patched = Patched { root: Some(value.clone()), budget: MAX_PATCHED_VALUES };
+    let mut patched =
+        Patched { root: Some(value.clone()), budget: MAX_PATCHED_VALUES, moves: MAX_MOVED_ITEMS };
     for operation in array(2, operations)? {
         if patched.apply(operation).is_none() {
             return Ok(Value::Undefined);
@@ -143,6 +147,7 @@ fn patch(value: &Value, operations: &Value) -> Outcome {
 struct Patched {
     root: Option<Value>,
     budget: usize,
+    moves: usize,
 }
 
 impl Patched {
@@ -186,6 +191,7 @@ impl Patched {
             self.root = Some(value);
             return Some(());
         };
+        let moves = &mut self.moves;
         edit(self.root.as_mut()?, path, &mut |parent| match parent {
             Value::Object(_) => {
                 parent.as_object_mut().ok()?.insert(last.clone(), value.clone());
@@ -193,10 +199,7 @@ impl Patched {
             }
             Value::Array(items) => {
                 let at = index(last, items.len(), true)?;
-                let mut items = items.to_vec();
-                items.insert(at, value.clone());
-                *parent = Value::from(items);
-                Some(())
+                edit_items(parent, moves, |items| items.insert(at, value.clone()))
             }
             Value::Set(_) if *last == value => {
                 parent.as_set_mut().ok()?.insert(value.clone());
@@ -209,15 +212,13 @@ impl Patched {
     fn take(&mut self, path: &[Value]) -> Option<Value> {
         let Some((last, path)) = path.split_last() else { return self.root.take() };
         let mut taken = None;
+        let moves = &mut self.moves;
         edit(self.root.as_mut()?, path, &mut |parent| {
             taken = match parent {
                 Value::Object(_) => parent.as_object_mut().ok()?.remove(last),
                 Value::Array(items) => {
                     let at = index(last, items.len(), false)?;
-                    let mut items = items.to_vec();
-                    let removed = items.remove(at);
-                    *parent = Value::from(items);
-                    Some(removed)
+                    edit_items(parent, moves, |items| items.remove(at))
                 }
                 Value::Set(_) => parent.as_set_mut().ok()?.remove(last).then(|| last.clone()),
                 _ => None,
@@ -226,6 +227,15 @@ impl Patched {
         })?;
         taken
     }
+}
+
+fn edit_items<T>(array: &mut Value, moves: &mut usize, edit: impl FnOnce(&mut Vec<Value>) -> T) -> Option<T> {
+    let array = array.as_array_mut().ok()?;
+    *moves = moves.checked_sub(array.len())?;
+    let mut items = std::mem::take(array).into_vec();
+    let result = edit(&mut items);
+    *array = Array::from(items);
+    Some(result)
 }
 
 /// Changes what lies at a path. A member of a set that changes is another member.

@@ -7,6 +7,8 @@ mod format;
 mod layout;
 mod parse;
 
+use std::sync::LazyLock;
+
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 use regorus::Value;
 
@@ -31,6 +33,9 @@ pub const BUILTINS: [Builtin; 9] = [
 const MAX_ADDED: i64 = 1_000_000;
 
 const RFC3339: &str = "2006-01-02T15:04:05Z07:00";
+
+/// The zones of the binary; those that were asked for are kept, and there are some hundreds in all.
+static ZONES: LazyLock<TimeZoneDatabase> = LazyLock::new(TimeZoneDatabase::bundled);
 
 /// Layouts that have a name.
 fn named(layout: &str) -> &str {
@@ -104,7 +109,7 @@ fn time_zone(name: &str) -> Result<TimeZone, Fault> {
     match name {
         "" | "UTC" | "Local" => Ok(TimeZone::UTC),
         name => {
-            let zone = TimeZoneDatabase::bundled().get(name);
+            let zone = ZONES.get(name);
             // The database finds a name in any case; Go does not.
             zone.ok()
                 .filter(|zone| zone.iana_name() == Some(name))

@@ -58,7 +58,8 @@ mod tests {
         for bad in ["[1,2,3", "a: b: c", "{a", "*x", "a: 1\na: 2", ".inf", "'", "? [1]\n: 2"] {
             assert!(read(bad).is_err(), "{bad}");
         }
-        assert!(read("[1,2,3").unwrap_err().to_string().contains("yaml: line 1: did not find"));
+        let error = read("[1,2,3").unwrap_err().to_string();
+        assert!(error.contains("yaml: line 1: did not find"), "{error}");
     }
 
     #[test]

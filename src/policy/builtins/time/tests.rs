@@ -66,6 +66,10 @@ fn layouts_are_written() {
     ] {
         assert_eq!(formatted(time), wanted, "{time}");
     }
+    for zone in ["US/Eastern", "EST", "Etc/GMT+5", "GMT", "Europe/Vienna", "Local"] {
+        assert!(format(&v(&format!("[0, \"{zone}\"]"))).is_ok(), "{zone}");
+    }
+    assert!(format(&v("[0, \"us/eastern\"]")).is_err());
     assert!(format(&v("[0, \"Mars/Base\"]")).is_err());
     assert!(format(&v("[0, \"../etc/passwd\"]")).is_err());
     assert!(format(&v("1e300")).is_err());

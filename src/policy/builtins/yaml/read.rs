@@ -34,9 +34,12 @@ struct Size {
 /// One value, or Go's message.
 pub fn read(text: &str) -> Result<Value, String> {
     let mut reader = Reader { open: Vec::new(), anchors: HashMap::new(), values: 0 };
+    // What is missing at the end is missing on the last line.
+    let lines = text.lines().count().max(1);
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|error| {
-            format!("yaml: line {}: did not find expected content: {}", error.marker().line(), error.info())
+            let line = error.marker().line().min(lines);
+            format!("yaml: line {line}: did not find expected content: {}", error.info())
         })?;
         let line = |message: &str| format!("yaml: line {}: {message}", span.start.line());
         let done = match event {
