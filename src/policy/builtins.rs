@@ -222,3 +222,6 @@ pub fn why_unknown(name: &str) -> String {
     }
     format!("unknown function `{name}`")
 }
+
+#[cfg(test)]
+mod tests;
