@@ -13,6 +13,41 @@ pub fn text(value: f64, verb: char, precision: Option<usize>) -> String {
     if verb.is_ascii_uppercase() { plain.to_uppercase() } else { plain }
 }
 
+/// Bits of a double's fraction, and what its exponent is moved by.
+const FRACTION_BITS: u32 = 52;
+const EXPONENT_BIAS: i32 = 1023;
+
+/// The number in front of a power of two, which is the other one.
+fn parts(value: f64) -> (u64, i32) {
+    let bits = value.abs().to_bits();
+    let exponent = i32::try_from(bits >> FRACTION_BITS).unwrap_or(0);
+    let fraction = bits & ((1 << FRACTION_BITS) - 1);
+    let implied = if exponent == 0 { 0 } else { 1 << FRACTION_BITS };
+    (fraction | implied, exponent.max(1) - EXPONENT_BIAS - FRACTION_BITS.cast_signed())
+}
+
+/// `%b`: the whole number that the bits are, and its power of two.
+pub fn binary(value: f64) -> String {
+    let (mantissa, exponent) = parts(value);
+    format!("{mantissa}p{exponent:+}")
+}
+
+/// `%x`: one digit before the point, as many after it as there are.
+pub fn hexadecimal(value: f64) -> String {
+    let (mantissa, exponent) = parts(value);
+    if mantissa == 0 {
+        return "0x0p+00".to_owned();
+    }
+    let shift = mantissa.leading_zeros().saturating_sub(u64::BITS - 1 - FRACTION_BITS);
+    let fraction = (mantissa << shift) & ((1 << FRACTION_BITS) - 1);
+    let digits = format!("{fraction:013x}");
+    let digits = digits.trim_end_matches('0');
+    let point = if digits.is_empty() { "" } else { "." };
+    let exponent = exponent + FRACTION_BITS.cast_signed() - shift.cast_signed();
+    let sign = if exponent < 0 { '-' } else { '+' };
+    format!("0x1{point}{digits}p{sign}{:02}", exponent.unsigned_abs())
+}
+
 fn padded(mut text: String, precision: usize) -> String {
     text.extend(std::iter::repeat_n('0', precision.saturating_sub(MAX_DIGITS)));
     text
@@ -80,5 +115,10 @@ mod tests {
         assert_eq!(text(-1.5e-200, 'E', Some(1)), "-1.5E-200");
         assert_eq!(text(2.345, 'f', Some(2)), "2.35");
         assert_eq!(text(1.0, 'f', Some(70_000)).len(), 70_002);
+        assert_eq!(binary(1.0), "4503599627370496p-52");
+        assert_eq!(hexadecimal(1.5), "0x1.8p+00");
+        assert_eq!(hexadecimal(0.1), "0x1.999999999999ap-04");
+        assert_eq!(hexadecimal(5e-324), "0x1p-1074");
+        assert_eq!(hexadecimal(0.0), "0x0p+00");
     }
 }

@@ -360,13 +360,16 @@ fn unicode(value: &BigInt, flags: &Flags) -> String {
 }
 
 fn float(value: f64, verb: char, flags: &Flags) -> Option<String> {
-    let (form, precision) = match verb {
-        'v' => ('g', None),
-        'g' | 'G' => (verb, None),
-        'e' | 'E' | 'f' | 'F' => (verb, Some(6)),
+    let decimal = |form, precision| go_float::text(value.abs(), form, flags.precision.or(precision));
+    let digits = match verb {
+        'v' => decimal('g', None),
+        'g' | 'G' => decimal(verb, None),
+        'e' | 'E' | 'f' | 'F' => decimal(verb, Some(6)),
+        'b' => go_float::binary(value),
+        'x' => go_float::hexadecimal(value),
+        'X' => go_float::hexadecimal(value).to_uppercase(),
         _ => return None,
     };
-    let digits = go_float::text(value.abs(), form, flags.precision.or(precision));
     let sign = match (value.is_sign_negative(), flags.plus, flags.space) {
         (true, ..) => "-",
         (_, true, _) => "+",
@@ -443,6 +446,9 @@ mod tests {
             ("% x|%06.2f", r#"["ab", 1.5]"#, "61 62|001.50"),
             ("%99999999999d", "[1]", "%!(NOVERB)%!(EXTRA int=1)"),
             ("%v", "[2e308]", "2e308"),
+            ("%x|%b|%d", "[1.5,0.5,1.5]", "0x1.8p+00|4503599627370496p-53|%!d(float64=1.5)"),
+            ("%+q|%#x|%#v|%-5s|", r#"["a","b","c","d"]"#, "\"a\"|0x62|\"c\"|d    |"),
+            ("%6.2f%%|%3c|%-4q|", "[99.5,65,66]", " 99.50%|  A|'B' |"),
         ] {
             assert_eq!(print(format, arguments), wanted, "{format}");
         }
