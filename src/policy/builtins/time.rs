@@ -54,6 +54,18 @@ fn named(layout: &str) -> &str {
     }
 }
 
+/// What YAML takes for a point in time.
+pub fn is_timestamp(text: &str) -> bool {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let layouts = [
+        "2006-1-2T15:4:5.999999999Z07:00",
+        "2006-1-2t15:4:5.999999999Z07:00",
+        "2006-1-2 15:4:5.999999999",
+        "2006-1-2",
+    ];
+    digits == 4 && layouts.iter().any(|layout| parse::parse(layout, text).is_ok())
+}
+
 fn nanoseconds(time: i128) -> Outcome {
     i64::try_from(time).map(Value::from).map_err(|_| Fault::failed("time outside of valid range"))
 }

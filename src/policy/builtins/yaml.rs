@@ -39,8 +39,10 @@ mod tests {
                 "a: yes\nb: [1, 0x10, 0o7, 010, 1_000, 1.5, 1e3, .5, -3]",
                 r#"{"a":true,"b":[1,16,7,8,1000,1.5,1000,0.5,-3]}"#,
             ),
-            ("1: a\ntrue: b\n~: c", r#"{"1":"a","null":"c","true":"b"}"#),
-            ("x: 'yes'\ny: \"1\"\nz: |\n  a\n  b\n", "{\"x\":\"yes\",\"y\":\"1\",\"z\":\"a\\nb\\n\"}"),
+            ("1: a\ntrue: b", r#"{"1":"a","true":"b"}"#),
+            ("a: 1\na: 2", r#"{"a":2}"#),
+            ("a: [y, n, on]", r#"{"a":[true,false,true]}"#),
+            ("x: 'yes'\nw: \"1\"\nz: |\n  a\n  b\n", "{\"w\":\"1\",\"x\":\"yes\",\"z\":\"a\\nb\\n\"}"),
             ("a: &x {b: 1}\nc: *x\nd:\n  <<: *x\n  e: 2", r#"{"a":{"b":1},"c":{"b":1},"d":{"b":1,"e":2}}"#),
             ("", "null"),
             ("~", "null"),
@@ -55,7 +57,7 @@ mod tests {
                 assert_eq!(found.as_deref(), Ok(wanted), "{text}");
             }
         }
-        for bad in ["[1,2,3", "a: b: c", "{a", "*x", "a: 1\na: 2", ".inf", "'", "? [1]\n: 2"] {
+        for bad in ["[1,2,3", "a: b: c", "{a", "*x", "~: c", ".inf", "'", "? [1]\n: 2"] {
             assert!(read(bad).is_err(), "{bad}");
         }
         let error = read("[1,2,3").unwrap_err().to_string();
@@ -89,6 +91,8 @@ mod tests {
             ("[[1,[2]],[]]", "- - 1\n  - - 2\n- []\n"),
             (r#"{"a":"x\ny","b":null,"c":true}"#, "a: |-\n  x\n  y\nb: null\nc: true\n"),
             ("1", "1\n"),
+            ("[1e300,1.5]", "- 1e+300\n- 1.5\n"),
+            (r#"{"a":" x\ny"}"#, "a: |2-\n   x\n  y\n"),
             (r#"{"a10":1,"a9":2}"#, "a9: 2\na10: 1\n"),
         ] {
             assert_eq!(written(json), wanted, "{json}");

@@ -122,13 +122,11 @@ impl Reader {
                     _ => return Err("map merge requires map or sequence of maps as the value".to_owned()),
                 },
                 Some(key) => {
-                    if matches!(key, Value::Array(_) | Value::Object(_)) {
+                    if matches!(key, Value::Array(_) | Value::Object(_) | Value::Null) {
                         return Err("unsupported map key".to_owned());
                     }
-                    let name = Value::from(marshal::key(&key));
-                    if members.insert(name, value).is_some() {
-                        return Err(format!("key {} already set in map", marshal::key(&key)));
-                    }
+                    // Of two members of one name the later one counts.
+                    members.insert(Value::from(marshal::key(&key)), value);
                 }
             },
         }
@@ -163,9 +161,12 @@ fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result<Value, St
 fn plain(text: &str) -> Result<Value, String> {
     let value = match text {
         "" | "~" | "null" | "Null" | "NULL" => Value::Null,
-        "y" | "Y" | "n" | "N" => Value::from(text),
-        "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => Value::Bool(true),
-        "false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => Value::Bool(false),
+        "true" | "True" | "TRUE" | "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => {
+            Value::Bool(true)
+        }
+        "false" | "False" | "FALSE" | "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => {
+            Value::Bool(false)
+        }
         _ if is_infinite(text) => return Err("json: unsupported value".to_owned()),
         _ => number(text).unwrap_or_else(|| Value::from(text)),
     };
@@ -211,5 +212,8 @@ pub fn number(text: &str) -> Option<Value> {
     let exponent: i64 = exponent.parse().ok()?;
     let exponent = if exponent == 0 { String::new() } else { format!("e{exponent}") };
     let sign = if is_negative { "-" } else { "" };
-    json::parse_number(&format!("{sign}{whole}{fraction}{exponent}")).ok()
+    let number = json::parse_number(&format!("{sign}{whole}{fraction}{exponent}")).ok()?;
+    // What 64 bits do not hold is a double there.
+    let is_small = number.as_i64().is_ok() || number.as_u64().is_ok();
+    if is_small { Some(number) } else { number.to_string().parse::<f64>().ok().map(Value::from) }
 }

@@ -4,9 +4,8 @@ use std::cmp::Ordering;
 
 use regorus::Value;
 
-use super::super::Fault;
-use super::super::sprintf::push_escape;
 use super::super::values::{append, sorted_members};
+use super::super::{Fault, go_float, sprintf::push_escape, time};
 use super::read;
 
 pub fn write(value: &Value) -> Result<String, Fault> {
@@ -16,7 +15,7 @@ pub fn write(value: &Value) -> Result<String, Fault> {
         Value::Array(items) if !items.is_empty() => sequence(&mut out, items.iter(), 0)?,
         Value::Set(items) if !items.is_empty() => sequence(&mut out, items.iter_sorted(), 0)?,
         other => {
-            append(&mut out, &scalar(other, 0))?;
+            scalar(&mut out, other, 0)?;
             out.push('\n');
         }
     }
@@ -50,7 +49,7 @@ fn mapping(out: &mut String, value: &Value, depth: usize) -> Result<(), Fault> {
             }
             other => {
                 append(out, " ")?;
-                append(out, &scalar(other, depth + 1))?;
+                scalar(out, other, depth + 1)?;
                 append(out, "\n")?;
             }
         }
@@ -69,7 +68,7 @@ fn sequence<'a>(out: &mut String, items: impl Iterator<Item = &'a Value>, depth:
             Value::Array(items) if !items.is_empty() => boxed(out, &mut items.iter(), depth + 1)?,
             Value::Set(items) if !items.is_empty() => boxed(out, &mut items.iter_sorted(), depth + 1)?,
             other => {
-                append(out, &scalar(other, depth + 1))?;
+                scalar(out, other, depth + 1)?;
                 append(out, "\n")?;
             }
         }
@@ -86,54 +85,87 @@ fn indent(out: &mut String, depth: usize) -> Result<(), Fault> {
     (0..depth).try_for_each(|_| append(out, "  "))
 }
 
-fn scalar(value: &Value, depth: usize) -> String {
-    match value {
+/// Writes a scalar, on from the column where the text is.
+fn scalar(out: &mut String, value: &Value, depth: usize) -> Result<(), Fault> {
+    let written = match value {
         Value::Bool(value) => value.to_string(),
-        Value::Number(number) => number.format_decimal(),
-        Value::String(value) => text(value, Some(depth)),
+        Value::Number(number) => match (number.as_i64(), number.as_u64(), number.format_decimal().parse()) {
+            (None, None, Ok(double)) => go_float::text(double, 'g', None),
+            _ => number.format_decimal(),
+        },
+        Value::String(value) => {
+            let column = out.rsplit('\n').next().map_or(0, |line| line.chars().count());
+            text(value, Some((depth.max(1), column)))
+        }
         Value::Object(_) => "{}".to_owned(),
         Value::Array(_) | Value::Set(_) => "[]".to_owned(),
         Value::Null | Value::Undefined => "null".to_owned(),
-    }
+    };
+    append(out, &written)
 }
 
-/// Plain where nothing else could be read; in lines of its own where it has some and there is room at a depth.
-fn text(text: &str, depth: Option<usize>) -> String {
+/// Plain where nothing else could be read; in lines of its own where it has some. Without a place it is a key.
+fn text(text: &str, place: Option<(usize, usize)>) -> String {
     let is_special = |c: char| {
         (c.is_control() && c != '\n') || matches!(c, '\u{feff}' | '\u{2028}' | '\u{2029}' | '\u{85}')
     };
-    let is_line_end = text.contains('\n');
-    if text.contains(is_special) || is_word(text) || (is_line_end && depth.is_none()) {
-        return double_quoted(text);
-    }
-    if let (true, Some(depth)) = (is_line_end, depth) {
-        // What starts with a space would need a number, what ends with one would lose it.
-        if text.starts_with([' ', '\n']) || text.contains(" \n") || text.ends_with(' ') {
-            return double_quoted(text);
-        }
+    let is_double = text.contains(is_special) || text.contains(" \n");
+    if let (true, false, Some((depth, _))) = (text.contains('\n'), is_double || text.ends_with(' '), place) {
         return literal(text, depth);
     }
-    if is_plain(text) { text.to_owned() } else { format!("'{}'", text.replace('\'', "''")) }
+    let (quoted, is_double) = if is_double || is_word(text) || text.contains('\n') {
+        (double_quoted(text), true)
+    } else if is_plain(text) {
+        (text.to_owned(), false)
+    } else {
+        (format!("'{}'", text.replace('\'', "''")), false)
+    };
+    match place {
+        Some((depth, column)) => folded(&quoted, is_double, depth, column),
+        None => quoted,
+    }
+}
+
+/// Column after which a line ends at the next space.
+const WIDTH: usize = 80;
+
+fn folded(text: &str, is_double: bool, depth: usize, column: usize) -> String {
+    if column + text.len() <= WIDTH {
+        return text.to_owned();
+    }
+    let is_quoted = text.starts_with(['"', '\'']);
+    let characters: Vec<char> = text.chars().collect();
+    let at = |index: usize| characters.get(index).copied();
+    let (mut result, mut column, mut was_space) = (String::with_capacity(text.len() + 16), column, false);
+    for (index, c) in characters.iter().copied().enumerate() {
+        let is_edge = is_quoted && (index <= 1 || index + 2 >= characters.len());
+        let next_is_space = at(index + 1) == Some(' ');
+        if c == ' ' && !was_space && column > WIDTH && !is_edge && (is_double || !next_is_space) {
+            result.push('\n');
+            result.push_str(&"  ".repeat(depth));
+            column = 2 * depth;
+            if next_is_space {
+                result.push('\\');
+                column += 1;
+            }
+        } else {
+            result.push(c);
+            column += 1;
+        }
+        was_space = c == ' ';
+    }
+    result
 }
 
 /// What would be read as something other than a text.
 fn is_word(text: &str) -> bool {
     let lower = text.to_ascii_lowercase();
-    let words = ["", "~", "null", "true", "false", "yes", "no", "on", "off", "y", "n", "<<", "="];
+    let words = ["", "~", "null", "true", "false", "yes", "no", "on", "off", "y", "n", "<<"];
     words.contains(&lower.as_str())
         || matches!(lower.trim_start_matches(['+', '-']), ".inf" | ".nan")
         || read::number(text).is_some()
-        || is_date(text)
+        || time::is_timestamp(text)
         || is_sixties(text)
-}
-
-fn is_date(text: &str) -> bool {
-    let date = text.get(..10).unwrap_or_default().as_bytes();
-    date.len() == 10
-        && date
-            .iter()
-            .enumerate()
-            .all(|(index, byte)| if matches!(index, 4 | 7) { *byte == b'-' } else { byte.is_ascii_digit() })
 }
 
 /// Numbers by sixties, such as 1:20: written with quotes, though nothing reads them any more.
@@ -170,7 +202,9 @@ fn literal(text: &str, depth: usize) -> String {
         _ => "+",
     };
     let space = "  ".repeat(depth.max(1));
-    let mut result = format!("|{chomp}");
+    // Where the first line begins with a space, its indent is told.
+    let hint = if text.starts_with([' ', '\n']) { "2" } else { "" };
+    let mut result = format!("|{hint}{chomp}");
     for line in text.strip_suffix('\n').unwrap_or(text).split('\n') {
         result.push('\n');
         if !line.is_empty() {
