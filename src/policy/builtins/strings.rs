@@ -136,7 +136,17 @@ fn upper(value: &Value) -> Outcome {
 
 fn replace(value: &Value, old: &Value, new: &Value) -> Outcome {
     let (text, old, new) = (text(1, value)?, text(2, old)?, text(3, new)?);
-    replaced(text, &[(old, new)])
+    if old.is_empty() {
+        return replaced(text, &[(old, new)]);
+    }
+    let (mut result, mut last) = (String::with_capacity(text.len()), 0);
+    for (at, _) in text.match_indices(old) {
+        append(&mut result, text.get(last..at).unwrap_or_default())?;
+        append(&mut result, new)?;
+        last = at + old.len();
+    }
+    append(&mut result, text.get(last..).unwrap_or_default())?;
+    Ok(Value::from(result))
 }
 
 fn replace_many(patterns: &Value, value: &Value) -> Outcome {
@@ -280,6 +290,7 @@ mod tests {
         let long = v(&"a".repeat(1 << 16));
         assert!(replace(&long, &v("a"), &long).is_err());
         assert_eq!(replace(&v("äb"), &v(""), &v("-")), Ok(v("-ä-b-")));
+        assert_eq!(replace(&v("aaäa"), &v("aa"), &v("-")), Ok(v("-äa")));
         let pairs = Value::from_json_str(r#"{"": "X", "a": "b", "ab": "c"}"#).unwrap();
         assert_eq!(replace_many(&pairs, &v("aab")), Ok(v("XbXbXbX")));
         assert!(concat(&long, &Value::from(vec![v("x"); 1 << 10])).is_err());
