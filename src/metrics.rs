@@ -66,6 +66,11 @@ impl BundleGauges {
             )?,
         })
     }
+
+    fn families(&self) -> [Box<dyn Collector>; 3] {
+        [&self.activated_seconds, &self.failures, &self.failing]
+            .map(|family| Box::new(family.clone()) as Box<dyn Collector>)
+    }
 }
 
 impl Metrics {
@@ -141,7 +146,7 @@ impl Metrics {
             replica_fresh: IntGauge::new("daypass_replica_fresh", "1 while the replica may be used.")?,
             bundles: BundleGauges::new()?,
         };
-        let families: [Box<dyn Collector>; 21] = [
+        let families: [Box<dyn Collector>; 18] = [
             Box::new(metrics.checks.clone()),
             Box::new(metrics.check_seconds.clone()),
             Box::new(metrics.evaluation_seconds.clone()),
@@ -159,12 +164,9 @@ impl Metrics {
             Box::new(metrics.replica_grants.clone()),
             Box::new(metrics.replica_age_seconds.clone()),
             Box::new(metrics.replica_fresh.clone()),
-            Box::new(metrics.bundles.activated_seconds.clone()),
-            Box::new(metrics.bundles.failures.clone()),
-            Box::new(metrics.bundles.failing.clone()),
             Box::new(prometheus::process_collector::ProcessCollector::for_self()),
         ];
-        for family in families {
+        for family in families.into_iter().chain(metrics.bundles.families()) {
             metrics.registry.register(family)?;
         }
         // A series that appears only with its first event cannot be alerted on.

@@ -2,17 +2,38 @@
 //! differ from OPA, or build a matcher for every call. A built-in never panics, never does I/O, and never says more
 //! than [`Fault`] of what went wrong.
 
+mod aggregates;
+mod arrays;
 mod aws;
 mod crypto;
+mod encoding;
+mod glob;
+mod globs;
+mod go_float;
+mod graph;
 mod graphql;
 mod json;
 mod jsonschema;
 pub mod jws;
 mod jwt;
+mod marshal;
+mod net;
+mod numbers;
+mod objects;
 pub mod operators;
+mod paths;
+mod regex;
+mod semver;
+mod sprintf;
+mod strings;
 mod template;
 mod template_string;
+mod time;
+mod units;
+mod uuids;
+mod values;
 mod x509;
+mod yaml;
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -128,16 +149,35 @@ pub const fn of_many(name: &'static str, arity: u8, function: fn(&[Value]) -> Ou
 
 /// Every family, one file each.
 const FAMILIES: &[&[Builtin]] = &[
+    &aggregates::BUILTINS,
+    &arrays::BUILTINS,
     &aws::BUILTINS,
     &crypto::BUILTINS,
+    &encoding::BUILTINS,
+    &glob::BUILTINS,
+    &globs::BUILTINS,
+    &graph::BUILTINS,
     &graphql::BUILTINS,
     &json::BUILTINS,
     &jsonschema::BUILTINS,
     &jwt::BUILTINS,
+    &marshal::BUILTINS,
+    &net::BUILTINS,
+    &numbers::BUILTINS,
+    &objects::BUILTINS,
     &operators::BUILTINS,
+    &paths::BUILTINS,
+    &regex::BUILTINS,
+    &semver::BUILTINS,
+    &sprintf::BUILTINS,
+    &strings::BUILTINS,
     &template::BUILTINS,
     &template_string::BUILTINS,
+    &time::BUILTINS,
+    &units::BUILTINS,
+    &uuids::BUILTINS,
     &x509::BUILTINS,
+    &yaml::BUILTINS,
 ];
 
 fn families() -> impl Iterator<Item = Builtin> {
@@ -254,3 +294,6 @@ pub fn why_unknown(name: &str) -> String {
     }
     format!("unknown function `{name}`")
 }
+
+#[cfg(test)]
+mod tests;

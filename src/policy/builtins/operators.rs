@@ -89,8 +89,8 @@ fn unite(a: &Value, b: &Value) -> Outcome {
     }
 }
 
-#[allow(clippy::unnecessary_wraps, reason = "the shape of a built-in")]
 /// A collection, to iterate over it; OPA iterates over nothing else, and says nothing about it.
+#[allow(clippy::unnecessary_wraps, reason = "the shape of a built-in")]
 fn domain(value: &Value) -> Outcome {
     Ok(match value {
         Value::Array(_) | Value::Set(_) | Value::Object(_) => value.clone(),

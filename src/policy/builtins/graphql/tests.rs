@@ -7,7 +7,7 @@ const SCHEMA: &str =
 fn problem(query: &str) -> String {
     match parse(&Value::from(query), &Value::from(SCHEMA)) {
         Ok(_) => String::new(),
-        Err(Fault::Type(message) | Fault::Failed(message)) => message,
+        Err(Fault::Type(message) | Fault::Failed(message) | Fault::Conflict(message)) => message,
     }
 }
 
