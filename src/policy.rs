@@ -36,12 +36,13 @@ pub use builtins::BuiltinErrors;
 pub use document::{BadJson, Document, Key, Members};
 pub use error::{ErrorCode, EvalError, LoadError, Problem};
 pub use input::jit;
-pub use lint::warnings;
+pub use lint::check;
 pub use output::{GrantsKey, Outcome, Ruling};
 pub use query::{Answer, Evaluator, Expression};
 pub use source::{Fingerprint, RegoFile, RegoVersion, Sources};
 pub use testing::{FileCoverage, TestOutcome, TestResult, TestRun, run as run_tests};
 
+use builtins::Purpose;
 use engines::Worker;
 use program::Program;
 
@@ -90,7 +91,7 @@ impl Policy {
     /// Every mistake found, each with its place.
     pub fn compile(sources: &Sources, path: &DecisionPath, time_limit: Duration) -> Result<Self, LoadError> {
         static GENERATIONS: AtomicU64 = AtomicU64::new(1);
-        let program = Program::new(sources, time_limit, BuiltinErrors::Undefined)?;
+        let program = Program::new(sources, time_limit, Purpose::Decision)?;
         let grants_key = if program.reads().names("jit") { GrantsKey::Binding } else { GrantsKey::Foreign };
         let generation = GENERATIONS.fetch_add(1, Ordering::Relaxed);
         let mut policy =

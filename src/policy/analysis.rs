@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use regorus::unstable::{Expr, Rule, Span};
 
-use super::builtins::{self, Arity};
+use super::builtins::{self, Arity, Purpose};
 use super::error::{ErrorCode, Problem};
 use super::names::{File, Name, Scopes};
 use super::syntax::{self, Node};
@@ -43,7 +43,7 @@ pub struct Analysis {
 }
 
 #[must_use]
-pub fn analyse(files: &[File<'_>]) -> Analysis {
+pub fn analyse(files: &[File<'_>], purpose: Purpose) -> Analysis {
     let functions = functions(files);
     let mut reads = InputReads::default();
     let mut problems = Vec::new();
@@ -53,8 +53,9 @@ pub fn analyse(files: &[File<'_>]) -> Analysis {
         for rule in &file.module.policy {
             let (name_expr, _) = syntax::rule_name(rule);
             let name = file.rule_path(name_expr);
+            problems.extend(syntax::arguments(rule).iter().filter_map(|arg| computed(arg)));
             let entry = uses.entry(name).or_insert_with(|| Uses { at: rule.span(), names: BTreeSet::new() });
-            look_into(file, rule, &functions, &mut reads, &mut problems, &mut entry.names);
+            look_into(file, rule, &functions, purpose, &mut reads, &mut problems, &mut entry.names);
         }
     }
     problems.extend(recursion(&uses));
@@ -85,6 +86,7 @@ fn look_into(
     file: &File<'_>,
     rule: &Rule,
     functions: &HashMap<Name, BTreeSet<usize>>,
+    purpose: Purpose,
     reads: &mut InputReads,
     problems: &mut Vec<Problem>,
     names: &mut BTreeSet<Pattern>,
@@ -94,7 +96,7 @@ fn look_into(
         Node::Open => scopes.open(),
         Node::Close => scopes.close(),
         Node::Local(span) => scopes.declare(span),
-        Node::Callee { name, arguments } => match callee(file, name, arguments, functions) {
+        Node::Callee { name, arguments } => match callee(file, name, arguments, functions, purpose) {
             Ok(Some(name)) => {
                 names.insert(name.into_iter().map(Some).collect());
             }
@@ -130,12 +132,27 @@ fn input_path(full: &[String]) -> Option<Vec<String>> {
     full.split_first().filter(|(root, _)| *root == "input").map(|(_, rest)| rest.to_vec())
 }
 
+/// A pattern is made of constants, variables and collections; the engine takes nothing else.
+fn computed(argument: &Expr) -> Option<Problem> {
+    match argument {
+        Expr::Array { items, .. } | Expr::Set { items, .. } => items.iter().find_map(|item| computed(item)),
+        Expr::Object { fields, .. } => fields.iter().find_map(|(_, _, value)| computed(value)),
+        Expr::Call { .. } | Expr::ArithExpr { .. } | Expr::BinExpr { .. } => {
+            let message =
+                "an argument of a function's head cannot be computed; name it, and compare in the body";
+            Some(problem_at(syntax::start_of(argument), ErrorCode::Compile, message.to_owned()))
+        }
+        _ => None,
+    }
+}
+
 /// The user function a call means, or `None` for a built-in.
 fn callee(
     file: &File<'_>,
     fcn: &Expr,
     arguments: usize,
     functions: &HashMap<Name, BTreeSet<usize>>,
+    purpose: Purpose,
 ) -> Result<Option<Name>, String> {
     let path = syntax::static_ref(fcn).filter(|found| found.is_whole).map(|found| found.path);
     let Some(path) = path else { return Err("only a name can be called".to_owned()) };
@@ -148,7 +165,7 @@ fn callee(
             Err(arity_message(&dotted, arities, arguments))
         };
     }
-    match builtins::arity(&dotted) {
+    match builtins::arity(&dotted).filter(|_| purpose.permits(&dotted)) {
         Some(Arity::Any) => Ok(None),
         Some(Arity::Exactly(arity)) => {
             let arities = BTreeSet::from([arity]);
@@ -219,7 +236,7 @@ mod tests {
     fn analysed(texts: &[&str]) -> Analysis {
         let parsed = texts.iter().map(|text| syntax::parse("p.rego", text, RegoVersion::V1).unwrap());
         let modules: Vec<_> = parsed.collect();
-        analyse(&modules.iter().map(File::new).collect::<Vec<_>>())
+        analyse(&modules.iter().map(File::new).collect::<Vec<_>>(), Purpose::Decision)
     }
 
     fn messages(texts: &[&str]) -> Vec<String> {

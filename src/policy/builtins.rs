@@ -20,6 +20,7 @@ mod marshal;
 mod net;
 mod numbers;
 mod objects;
+mod offline;
 pub mod operators;
 mod paths;
 mod regex;
@@ -82,6 +83,31 @@ pub enum BuiltinErrors {
     Undefined,
     /// The evaluation ends with the error: `opa eval --strict-builtin-errors`.
     Strict,
+}
+
+/// What policies are evaluated for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A request waits for it, so nothing may be called that waits for something else.
+    Decision,
+    /// Somebody asks, or tests.
+    Query(BuiltinErrors),
+}
+
+impl Purpose {
+    #[must_use]
+    pub fn builtin_errors(self) -> BuiltinErrors {
+        match self {
+            Self::Decision => BuiltinErrors::Undefined,
+            Self::Query(errors) => errors,
+        }
+    }
+
+    /// Whether a built-in may be called at all.
+    #[must_use]
+    pub fn permits(self, name: &str) -> bool {
+        self != Self::Decision || !offline::BUILTINS.iter().any(|builtin| builtin.name == name)
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -165,6 +191,7 @@ const FAMILIES: &[&[Builtin]] = &[
     &net::BUILTINS,
     &numbers::BUILTINS,
     &objects::BUILTINS,
+    &offline::BUILTINS,
     &operators::BUILTINS,
     &paths::BUILTINS,
     &regex::BUILTINS,
@@ -291,6 +318,12 @@ pub fn why_unknown(name: &str) -> String {
         return "`http.send` is not available: a decision makes no network calls. Put the data beside the policy \
                 (--policy takes JSON and YAML files, a bundle carries them), or express it as grants"
             .to_owned();
+    }
+    if name == "test.sleep" {
+        return "`test.sleep` is for tests alone: a decision waits for nothing".to_owned();
+    }
+    if name.starts_with("rego.") {
+        return format!("OPA's built-in `{name}`, which looks at the text of policies, is not available");
     }
     format!("unknown function `{name}`")
 }

@@ -1,8 +1,13 @@
 //! What compiles and is probably a mistake: members of `input.jit` that daypass never sets.
 
+use std::time::Duration;
+
+use super::builtins::{BuiltinErrors, Purpose};
 use super::error::{ErrorCode, LoadError, Problem};
 use super::module::Desugared;
 use super::names::{File, Scopes};
+use super::program::Program;
+use super::query::Evaluator;
 use super::source::Sources;
 use super::syntax::{self, Node};
 
@@ -26,11 +31,21 @@ const GRANT: [&str; 16] = [
     "break_glass",
 ];
 
-/// Every doubtful place.
+/// No rule is evaluated.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Every doubtful place of policies that can decide.
 ///
 /// # Errors
-/// The sources do not parse.
-pub fn warnings(sources: &Sources) -> Result<Vec<Problem>, LoadError> {
+/// Every mistake for which they cannot.
+pub fn check(sources: &Sources) -> Result<Vec<Problem>, LoadError> {
+    Program::new(sources, LIMIT, Purpose::Decision)?;
+    // Unsafe variables are found with the first query.
+    Evaluator::new(sources, LIMIT, BuiltinErrors::Undefined)?;
+    warnings(sources)
+}
+
+fn warnings(sources: &Sources) -> Result<Vec<Problem>, LoadError> {
     let mut warnings = Vec::new();
     for source in &sources.modules {
         let desugared = Desugared::new(source).map_err(|problem| LoadError(vec![problem]))?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use regorus::{Engine, Value};
 
 use super::analysis::{self, InputReads};
-use super::builtins::{self, BuiltinErrors};
+use super::builtins::{self, BuiltinErrors, Purpose};
 use super::conflict;
 use super::error::{LoadError, Problem};
 use super::module::{Desugared, Module};
@@ -26,7 +26,7 @@ pub struct Program {
     data: Value,
     reads: InputReads,
     time_limit: Duration,
-    builtin_errors: BuiltinErrors,
+    purpose: Purpose,
 }
 
 impl Program {
@@ -34,15 +34,11 @@ impl Program {
     ///
     /// # Errors
     /// Every mistake found, each with its place.
-    pub fn new(
-        sources: &Sources,
-        time_limit: Duration,
-        builtin_errors: BuiltinErrors,
-    ) -> Result<Self, LoadError> {
-        let (modules, reads) = check(sources)?;
+    pub fn new(sources: &Sources, time_limit: Duration, purpose: Purpose) -> Result<Self, LoadError> {
+        let (modules, reads) = check(sources, purpose)?;
         let data = json::parse(&serde_json::Value::Object(sources.data.clone()).to_string())
             .map_err(|error| LoadError(vec![Problem::in_file("data", error.to_string())]))?;
-        Ok(Self { modules, data, reads, time_limit, builtin_errors })
+        Ok(Self { modules, data, reads, time_limit, purpose })
     }
 
     #[must_use]
@@ -85,7 +81,8 @@ impl Program {
     /// What the engine refuses.
     pub fn engine(&self, entry: Option<&str>) -> Result<Engine, Problem> {
         let mut engine = Engine::new();
-        engine.set_strict_builtin_errors(self.builtin_errors == BuiltinErrors::Strict);
+        let errors = self.purpose.builtin_errors();
+        engine.set_strict_builtin_errors(errors == BuiltinErrors::Strict);
         engine.set_gather_prints(true);
         engine.set_policy_length_config(regorus::PolicyLengthConfig {
             max_col: NonZeroU32::new(syntax::MAX_COLUMNS).unwrap_or(NonZeroU32::MAX),
@@ -97,7 +94,7 @@ impl Program {
             check_interval: NonZeroU32::new(TIME_CHECK_INTERVAL).unwrap_or(NonZeroU32::MIN),
         });
         let whole = |error: &anyhow::Error| self.place(Problem::from_engine("policy", error));
-        builtins::register(&mut engine, self.builtin_errors).map_err(|error| whole(&error))?;
+        builtins::register(&mut engine, errors).map_err(|error| whole(&error))?;
         for module in &self.modules {
             engine.set_rego_v0(module.version == RegoVersion::V0);
             engine
@@ -113,11 +110,11 @@ impl Program {
 }
 
 /// Every module parsed, analysed and translated.
-fn check(sources: &Sources) -> Result<(Vec<Module>, InputReads), LoadError> {
+fn check(sources: &Sources, purpose: Purpose) -> Result<(Vec<Module>, InputReads), LoadError> {
     let desugared = all(sources.modules.iter().map(Desugared::new))?;
     let trees = all(desugared.iter().map(Desugared::parse))?;
     let files: Vec<File<'_>> = trees.iter().map(File::new).collect();
-    let analysis = analysis::analyse(&files);
+    let analysis = analysis::analyse(&files, purpose);
     if !analysis.problems.is_empty() {
         let place = |problem: Problem| match desugared.iter().find(|file| file.name == problem.file) {
             Some(file) => file.place(problem),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use regorus::{Engine, Value};
 
-use super::builtins::BuiltinErrors;
+use super::builtins::{BuiltinErrors, Purpose};
 use super::document::Document;
 use super::edits::{self, Edited};
 use super::error::{ErrorCode, LoadError, Problem};
@@ -20,10 +20,11 @@ use super::{DecisionPath, syntax};
 const QUERY_FILE: &str = "query";
 /// As the engine names it.
 const ENGINE_QUERY_FILE: &str = "<query.rego>";
-/// A query is translated as the body of a rule of this module.
-const QUERY_OPENS: &str = "package daypass.internal.query\nquery if {\n";
+/// A query is translated as the body of a rule of this module. It stands beside another expression there: alone,
+/// `{1} | {2}` would be taken for half a comprehension.
+const QUERY_OPENS: &str = "package daypass.internal.query\nquery if {\ntrue\n";
 /// Lines of it.
-const OPENING_LINES: u32 = 2;
+const OPENING_LINES: u32 = 3;
 const QUERY_CLOSES: &str = "\n}\n";
 
 /// Policies and data that answer queries.
@@ -53,7 +54,7 @@ impl Evaluator {
     /// # Errors
     /// Every mistake found, each with its place.
     pub fn new(sources: &Sources, time_limit: Duration, errors: BuiltinErrors) -> Result<Self, LoadError> {
-        let program = Program::new(sources, time_limit, errors)?;
+        let program = Program::new(sources, time_limit, Purpose::Query(errors))?;
         let engine = program.engine(None).map_err(|problem| LoadError(vec![problem]))?;
         let mut evaluator = Self { program, engine };
         // The engine finds unsafe variables with the first query.

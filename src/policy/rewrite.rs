@@ -213,14 +213,19 @@ impl<'a> Rewriter<'a, '_> {
         let closes = range(self.text, span)?.1;
         match inputs.last() {
             Some(last) => {
-                let comma = find_operator(self.text, range(self.text, last.span())?.1, begins, ',')
-                    .ok_or(CannotRewrite)?;
+                let comma = find_operator(
+                    self.text,
+                    syntax::expr_range(self.text, last).ok_or(CannotRewrite)?.1,
+                    begins,
+                    ',',
+                )
+                .ok_or(CannotRewrite)?;
                 self.edits.push(Edit::replace(comma, comma + 1, ") ="));
             }
             None => self.edits.push(Edit::insert(begins, ") = ")),
         }
         // The parenthesis that closed the call, and a comma that may stand before it.
-        let ends = range(self.text, output.span())?.1;
+        let ends = syntax::expr_range(self.text, output).ok_or(CannotRewrite)?.1;
         let rest = self.text.get(ends..closes).ok_or(CannotRewrite)?;
         self.edits.push(Edit::replace(ends, closes, blank(rest)));
         Ok(())
@@ -279,7 +284,12 @@ pub fn replacing_builtins(files: &[File<'_>]) -> BTreeSet<String> {
 
 fn operator_edits(expr: &Expr, text: &str) -> Option<[Edit; 3]> {
     let (span, function, symbol, lhs, rhs) = match expr {
-        Expr::ArithExpr { lhs, rhs, .. } if is_number(lhs) && is_number(rhs) => return None,
+        // Plain from the text, and cannot fail.
+        Expr::ArithExpr { op: ArithOp::Add | ArithOp::Sub | ArithOp::Mul, lhs, rhs, .. }
+            if is_number(lhs) && is_number(rhs) =>
+        {
+            return None;
+        }
         Expr::ArithExpr { span, op, lhs, rhs, .. } => {
             let (function, symbol) = match op {
                 ArithOp::Add => (ADD, '+'),
@@ -300,7 +310,7 @@ fn operator_edits(expr: &Expr, text: &str) -> Option<[Edit; 3]> {
         _ => return None,
     };
     let (whole, left, right) =
-        (syntax::range(text, span)?, syntax::range(text, lhs.span())?, syntax::range(text, rhs.span())?);
+        (syntax::range(text, span)?, syntax::expr_range(text, lhs)?, syntax::expr_range(text, rhs)?);
     let operator = find_operator(text, left.1, right.0, symbol)?;
     Some([
         Edit::insert(whole.0, format!("{function}(")),

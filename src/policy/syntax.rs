@@ -157,12 +157,32 @@ pub fn range(text: &str, span: &Span) -> Option<(usize, usize)> {
     Some((before.unwrap_or(from), if is_quote(to) { to + 1 } else { to }))
 }
 
+/// As [`range`], for an expression: the engine's span of `set()` takes in what follows it.
+pub fn expr_range(text: &str, expr: &Expr) -> Option<(usize, usize)> {
+    let (from, to) = range(text, expr.span())?;
+    match expr {
+        Expr::Set { items, .. } if items.is_empty() => {
+            let closes = text.get(from..)?.find(')')?;
+            Some((from, from + closes + 1))
+        }
+        _ => Some((from, to)),
+    }
+}
+
 /// The name an import is used by, and what it stands for.
 pub fn import_alias(import: &Import) -> Option<(String, Vec<String>)> {
     let path = static_ref(&import.refr)?.path;
     let alias =
         import.r#as.as_ref().map_or_else(|| path.last().cloned(), |span| Some(span.text().to_owned()))?;
     Some((alias, path))
+}
+
+/// The arguments of a function's head; none for other rules.
+pub fn arguments(rule: &Rule) -> &[regorus::unstable::Ref<Expr>] {
+    match rule {
+        Rule::Default { args, .. } | Rule::Spec { head: RuleHead::Func { args, .. }, .. } => args,
+        Rule::Spec { .. } => &[],
+    }
 }
 
 /// All of a rule, from its head to the end of its last body.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use regorus::{Engine, Value};
 
-use super::builtins::BuiltinErrors;
+use super::builtins::{BuiltinErrors, Purpose};
 use super::error::{LoadError, Problem};
 use super::names::{self, File};
 use super::program::Program;
@@ -69,7 +69,7 @@ pub fn run(
     wanted: &dyn Fn(&str) -> bool,
     time_limit: Duration,
 ) -> Result<TestRun, LoadError> {
-    let program = Program::new(sources, time_limit, BuiltinErrors::Undefined)?;
+    let program = Program::new(sources, time_limit, Purpose::Query(BuiltinErrors::Undefined))?;
     let mut results: Vec<TestResult> = Vec::new();
     for found in tests(&program) {
         let is_new = results.iter().all(|known| known.full_name() != found.full_name());

@@ -31,7 +31,7 @@ fn run(dir: &Path, only: Option<&str>) {
         .lines()
         .filter_map(|line| line.split(" #").next())
         .map(str::trim)
-        .filter(|l| !l.is_empty())
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
         .collect();
     let mut files: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();

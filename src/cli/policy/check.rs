@@ -2,15 +2,11 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Args;
 
 use super::read_sources;
-use crate::policy::{self, BuiltinErrors, Evaluator, LoadError};
-
-/// Nothing is evaluated but `true`.
-const LIMIT: Duration = Duration::from_secs(10);
+use crate::policy::{self, LoadError};
 
 #[derive(Debug, Args)]
 pub struct CheckArgs {
@@ -44,6 +40,5 @@ pub fn run(args: &CheckArgs) -> ExitCode {
 
 fn look(args: &CheckArgs) -> Result<Vec<policy::Problem>, LoadError> {
     let sources = read_sources(&args.paths, args.v0_compatible)?;
-    Evaluator::new(&sources, LIMIT, BuiltinErrors::Undefined)?;
-    policy::warnings(&sources)
+    policy::check(&sources)
 }

@@ -2,7 +2,7 @@
 //! reads no files, so `Local` is UTC here. What the time is now is the engine's to say, once for an evaluation.
 
 mod civil;
-mod duration;
+pub mod duration;
 mod format;
 mod layout;
 mod parse;
