@@ -3,6 +3,7 @@
 mod grant;
 mod policy;
 mod serve;
+mod status;
 
 use std::process::ExitCode;
 
@@ -27,6 +28,8 @@ enum Command {
     Serve(Box<ServeArgs>),
     /// Create, show and revoke grants through the grant API.
     Grant(grant::GrantArgs),
+    /// Whether a running sidecar can answer, and by which policy.
+    Status(status::StatusArgs),
     /// Check, test, evaluate and explain policies.
     Policy(policy::PolicyArgs),
 }
@@ -41,6 +44,7 @@ impl Cli {
         match self.command {
             Command::Serve(args) => serve::run(&args),
             Command::Grant(args) => grant::run(args),
+            Command::Status(args) => status::run(&args),
             Command::Policy(args) => policy::run(args),
         }
     }

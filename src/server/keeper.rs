@@ -70,7 +70,11 @@ fn load_with(settings: &PolicyConfig, threads: usize, fetched: Option<Fetched>) 
         // Undefined, so that every check is denied, until the first bundles arrive.
         (true, Some(_)) => Sources::default(),
     };
-    let own = if sources == Sources::default() { None } else { Some(sources.digest()) };
+    let own = match (settings.paths.is_empty(), &settings.bundles) {
+        (false, _) => Some(sources.digest()),
+        (true, None) => Some(format!("built-in-{}", env!("CARGO_PKG_VERSION"))),
+        (true, Some(_)) => None,
+    };
     let theirs = fetched.as_ref().map(|fetched| fetched.revision.clone());
     let revision = own.into_iter().chain(theirs).collect::<Vec<_>>().join(" ");
     if let Some(fetched) = fetched {

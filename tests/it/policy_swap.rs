@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::daypass::{Daypass, write_file};
-use crate::support::request::{alice, is_allow, upstream_header};
+use crate::support::bundle_server::{BundleServer, Reply, conditional, pack, response};
+use crate::support::daypass::{Daypass, run, write_file};
+use crate::support::request::{alice, is_allow, reason, upstream_header};
 use crate::support::wait_for;
 
 /// Two files and a document that all say which version they are of; the answer names all three.
@@ -156,4 +157,94 @@ async fn a_broken_change_leaves_the_old_policy_and_says_where_it_breaks() {
             .then_some(())
     });
     assert_eq!(version(&mut client).await, 1);
+}
+
+/// Policy that says which revision it is.
+fn bundle(revision: u64, rest: &str) -> Vec<u8> {
+    pack(&[
+        (
+            ".manifest",
+            &format!("{{\"revision\": \"r{revision}\", \"roots\": [\"envoy\", \"version\", \"lib\"]}}"),
+        ),
+        ("data.json", &format!("{{\"version\": \"{revision}\"}}")),
+        ("lib.rego", &format!("package lib\n\nversion := \"{revision}\"\n")),
+        (
+            "authz.rego",
+            &format!(
+                "package envoy.authz\n\nallow := {{\"allowed\": true, \"grants\": [], \"headers\": {{\"x-rule\": \
+                 \"{revision}\", \"x-lib\": data.lib.version, \"x-data\": data.version}}}}\n{rest}"
+            ),
+        ),
+    ])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn policy_comes_from_a_bundle_server_that_may_be_away() {
+    let away = |_: &str| Reply::Bytes(response("503 Service Unavailable", &[], b""));
+    let bundles = BundleServer::start(away);
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let config = format!(
+        "services: {{s: {{url: \"{}\"}}}}\nbundles:\n  authz:\n    service: s\n    persist: true\n    polling: \
+         {{min_delay_seconds: 1, max_delay_seconds: 1}}\n",
+        bundles.url()
+    );
+    let config = write_file(dir.path(), "daypass.yaml", &config);
+    let start = || Daypass::start_in(&dir, &["--config", &config]);
+    let server = start();
+    let report = |server: &Daypass| serde_json::from_str::<Value>(&server.ops("/readyz").1).unwrap();
+    let first = wait_for("the bundle's first failure", || {
+        let report = report(&server);
+        (report["policy"]["bundles"][0]["failures"].as_u64() > Some(0)).then_some(report)
+    });
+    assert_eq!(
+        (&first["ready"], &first["reasons"][0]["component"]),
+        (&Value::Bool(false), &"policy".into()),
+        "{first}"
+    );
+    assert_eq!(reason(&server.client().await.check(alice()).await), "policy_error");
+
+    bundles.set(conditional("\"one\"", &bundle(1, "")));
+    wait_for("the first bundle", || (report(&server)["ready"] == true).then_some(()));
+    assert_eq!(report(&server)["policy"]["revision"], "authz=r1");
+    assert_eq!(version(&mut server.client().await).await, 1);
+
+    bundles.set(conditional("\"two\"", &bundle(2, "other if nowhere(1)\n")));
+    let refused = wait_for("the broken bundle to be refused", || {
+        let report = report(&server);
+        report["policy"]["bundles"][0]["error"].is_object().then_some(report)
+    });
+    let error = refused["policy"]["bundles"][0]["error"]["message"].as_str().unwrap();
+    assert!(error.contains("authz/authz.rego:4:10: unknown function `nowhere`"), "{error}");
+    assert_eq!(refused["ready"], true);
+    assert_eq!(version(&mut server.client().await).await, 1);
+    assert_eq!(server.metric("daypass_bundle_failing{bundle=\"authz\"}"), 1);
+
+    bundles.set(conditional("\"three\"", &bundle(3, "")));
+    wait_for("the third bundle", || (report(&server)["policy"]["revision"] == "authz=r3").then_some(()));
+    assert_eq!(version(&mut server.client().await).await, 3);
+
+    // A restart while the server is away begins with what is on disk.
+    drop(server);
+    bundles.set(away);
+    let server = start();
+    wait_for("the persisted bundle", || (report(&server)["ready"] == true).then_some(()));
+    assert_eq!(version(&mut server.client().await).await, 3);
+    let status = run(&["status", "--ops", &format!("http://{}", server.ops)]);
+    let text = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(status.status.success() && text.contains("ready") && text.contains("authz=r3"), "{text}");
+}
+
+#[test]
+fn status_says_what_is_wrong_and_its_exit_status_too() {
+    let server = Daypass::start(&[]);
+    let status = |address: &str| {
+        let output = run(&["status", "--ops", address]);
+        let text =
+            [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        (output.status.code(), text)
+    };
+    let (code, text) = status(&format!("http://{}", server.ops));
+    assert!(code == Some(0) && text.contains("policy") && text.contains("built-in"), "{text}");
+    let (code, text) = status("http://127.0.0.1:1");
+    assert!(code == Some(1) && text.contains("127.0.0.1:1"), "{text}");
 }
