@@ -8,7 +8,7 @@ use daypass::config::{Config, ServeArgs};
 use daypass::policy::{DecisionPath, Policy, Sources};
 use daypass::store::record::{ReadAt, Ttl, decode};
 
-use crate::support::daypass::{Daypass, write_file};
+use crate::support::daypass::{Daypass, run, write_file};
 use crate::support::redis::{Redis, Sentinel};
 use crate::support::request::{ALICES_GRANT, alice, reason};
 use crate::support::wait_for;
@@ -146,4 +146,37 @@ async fn the_acl_of_sidecars_is_enough_and_no_more() {
     assert_eq!(reasons.iter().filter(|reason| *reason == "grant").count(), 1, "{:?}", reasons.last());
     let denied = daypass.grant(&["create", "--subject", "user:mallory", "--ttl", "1m"]).unwrap_err();
     assert!(denied.contains("refuses this user"), "{denied}");
+}
+
+/// Every recipe is a file with tests that pass and reach all of it.
+#[test]
+fn recipes_pass_their_tests() {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("policies/recipes");
+    let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/policies.md")).unwrap();
+    let mut recipes = 0;
+    for entry in std::fs::read_dir(&dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        if name.ends_with("_test") {
+            continue;
+        }
+        recipes += 1;
+        let test = dir.join(format!("{name}_test.rego"));
+        let file = path.display().to_string();
+        let output = run(&["policy", "test", &file, &test.display().to_string(), "--json", "--coverage"]);
+        let results: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(
+            output.status.success() && results["results"].as_array().unwrap().len() >= 3,
+            "{name}: {results:#}"
+        );
+        let files = results["coverage"].as_array().unwrap();
+        let own = files.iter().find(|found| found["file"] == file.as_str()).unwrap();
+        assert_eq!(own["not_covered"], serde_json::json!([]), "{name}");
+        assert!(run(&["policy", "check", "--strict", &file]).status.success(), "{name}");
+        assert!(
+            document.contains(&format!("recipes/{name}.rego")),
+            "docs/policies.md does not name {name}.rego"
+        );
+    }
+    assert!(recipes >= 6);
 }
