@@ -129,20 +129,6 @@ impl fmt::Debug for Secret {
 }
 
 impl Config {
-    /// As [`Self::parse`], from the text of OPA's configuration file, which is YAML or JSON.
-    ///
-    /// # Errors
-    /// Every mistake.
-    pub fn from_yaml(file: &str, text: &str, default_persistence: &Path) -> Result<Self, Vec<Problem>> {
-        let whole = |message: String| vec![Problem { place: file.to_owned(), message }];
-        match super::yaml::parse(file, text.as_bytes()) {
-            Ok(Json::Object(document)) => Self::parse(&document, default_persistence),
-            Ok(Json::Null) => Self::parse(&Map::new(), default_persistence),
-            Ok(_) => Err(whole("must be a mapping of names to values".to_owned())),
-            Err(error) => Err(whole(error.to_string())),
-        }
-    }
-
     /// From the members of OPA's configuration that concern bundles; others are not looked at. Variables in values are
     /// the caller's to replace.
     ///

@@ -8,6 +8,7 @@ use std::time::Duration;
 use data_encoding::BASE64URL_NOPAD;
 use daypass::bundle::config::{Config, Polling};
 use daypass::bundle::{Bundles, Candidates, Status};
+use daypass::config::ServeArgs;
 use daypass::policy::{DecisionPath, Policy};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use ring::hmac;
@@ -512,11 +513,25 @@ fn the_documented_configuration_is_one() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/bundles.md");
     let document = std::fs::read_to_string(path).unwrap();
     let example = document.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
-    let config = Config::from_yaml("opa.yaml", example, Path::new("/data")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let load = |text: &str| {
+        let path = dir.path().join("daypass.yaml");
+        std::fs::write(&path, text).unwrap();
+        daypass::config::Config::load(&ServeArgs { config: Some(path), ..ServeArgs::default() })
+    };
+    let config = load(example).unwrap().policy.bundles.unwrap();
     assert_eq!(config.sources.len(), 2);
     assert!(config.sources.iter().any(|source| source.verification.is_some() && source.persist));
-    for bad in ["[", "- a", "bundles: {a: {service: b}}"] {
-        assert!(Config::from_yaml("opa.yaml", bad, Path::new("/data")).is_err(), "{bad}");
+    for (bad, place) in [
+        ("bundles: {a: {service: b}}", "bundles.a.service"),
+        (
+            "services: {s: {url: 7}}\nbundles: {a: {service: s, polling: {min_delay_seconds: x}}}",
+            "min_delay_seconds",
+        ),
+        ("bundles: {a: {resource: \"file:///x\", colour: red}}", "colour"),
+    ] {
+        let error = load(bad).unwrap_err().to_string();
+        assert!(error.contains(place), "{error}");
     }
 }
 
