@@ -33,7 +33,7 @@ bench: redis-server h2load ## CPU per check beside a bare tonic server, and what
 
 FUZZ_SECONDS ?= 600
 fuzz: ## Hostile input for FUZZ_SECONDS (600) a part
-	FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --locked --release --test it hostile -- --nocapture --test-threads 4
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --locked --release --test it hostile -- --nocapture --test-threads 2
 
 SOAK_SECONDS ?= 600
 soak: tools ## Random writes, faults and checks against real servers for SOAK_SECONDS (600) each, and 50 black holes

@@ -5,7 +5,7 @@
 //! accepts, a lone half of a surrogate pair. Request bodies are written by strangers, so each of these would be
 //! theirs to use. Numbers stay exact here, and have bounds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use regorus::Value;
 use thiserror::Error;
@@ -37,6 +37,47 @@ pub fn parse(text: &str) -> Result<Value, JsonError> {
     let value = parser.value(0)?;
     parser.skip_space();
     if parser.at == text.len() { Ok(value) } else { Err(JsonError::Trailing(parser.at)) }
+}
+
+/// A document that was read already. Member names of equal text share it: data repeats them by the thousand.
+///
+/// # Errors
+/// It nests too deep, or has a number out of range.
+pub fn from_members(members: &serde_json::Map<String, serde_json::Value>) -> Result<Value, JsonError> {
+    object_of(members, 0, &mut HashMap::new())
+}
+
+fn object_of<'a>(
+    members: &'a serde_json::Map<String, serde_json::Value>,
+    depth: usize,
+    names: &mut HashMap<&'a str, Value>,
+) -> Result<Value, JsonError> {
+    let member = |(name, value): (&'a String, &'a serde_json::Value)| {
+        let key = names.entry(name).or_insert_with(|| Value::from(name.as_str())).clone();
+        Ok((key, value_of(value, depth + 1, names)?))
+    };
+    members.iter().map(member).collect::<Result<BTreeMap<_, _>, _>>().map(Value::from)
+}
+
+fn value_of<'a>(
+    value: &'a serde_json::Value,
+    depth: usize,
+    names: &mut HashMap<&'a str, Value>,
+) -> Result<Value, JsonError> {
+    if depth > MAX_DEPTH {
+        return Err(JsonError::TooDeep);
+    }
+    match value {
+        serde_json::Value::Null => Ok(Value::Null),
+        serde_json::Value::Bool(value) => Ok(Value::Bool(*value)),
+        serde_json::Value::Number(number) => parse_number(&number.to_string()),
+        serde_json::Value::String(text) => Ok(Value::from(text.as_str())),
+        serde_json::Value::Array(items) => {
+            let items = items.iter().map(|item| value_of(item, depth + 1, names));
+            items.collect::<Result<Vec<_>, _>>().map(Value::from)
+        }
+        serde_json::Value::Object(members) => object_of(members, depth, names),
+    }
 }
 
 /// A number as `to_number` takes it: JSON's form, and no other.

@@ -36,7 +36,7 @@ impl Program {
     /// Every mistake found, each with its place.
     pub fn new(sources: &Sources, time_limit: Duration, purpose: Purpose) -> Result<Self, LoadError> {
         let (modules, reads) = check(sources, purpose)?;
-        let data = json::parse(&serde_json::Value::Object(sources.data.clone()).to_string())
+        let data = json::from_members(&sources.data)
             .map_err(|error| LoadError(vec![Problem::in_file("data", error.to_string())]))?;
         Ok(Self { modules, data, reads, time_limit, purpose })
     }

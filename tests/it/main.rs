@@ -11,6 +11,7 @@ mod envoy;
 mod golden;
 mod grant_api;
 mod hostile;
+mod hostile_policy;
 mod policy_swap;
 mod redis_faults;
 mod redis_fuzz;
