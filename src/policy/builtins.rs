@@ -43,6 +43,8 @@ use regorus::unstable::BUILTINS;
 use regorus::{Engine, Value};
 use thiserror::Error;
 
+use super::desugar::CONSTANT;
+
 pub type Outcome = Result<Value, Fault>;
 
 /// Why a built-in has no value, by OPA's codes.
@@ -238,6 +240,7 @@ pub fn arity(name: &str) -> Option<Arity> {
         // 0 stands for any number, or for functions that check it themselves.
         Some((_, 0)) => Some(Arity::Any),
         Some((_, arity)) => Some(Arity::Exactly(usize::from(*arity))),
+        None if name == CONSTANT => Some(Arity::Exactly(1)),
         None => (name == "print").then_some(Arity::Any),
     }
 }

@@ -1,8 +1,15 @@
-//! What OPA's grammar has and the engine's has not, written in terms that both know: interpolated strings and references
-//! that begin with a keyword. Works on tokens, before anything is parsed, and leaves every line where it was.
+//! What OPA's grammar has and the engine's has not, written in terms that both know: interpolated strings, references
+//! that begin with a keyword, and deep constants. Works on tokens, before anything is parsed, and leaves every line where
+//! it was.
+//!
+//! The engine's parser takes twice as long for each level of brackets, since it first takes them for a comprehension.
+//! Constants that nest are therefore taken out of the text, and what still nests deep is refused.
+
+use regorus::Value;
 
 use super::edits::Edit;
 use super::error::{ErrorCode, Problem};
+use super::json;
 use super::source::RegoVersion;
 
 /// The function that puts an interpolated string together.
@@ -11,6 +18,13 @@ pub const TEMPLATE: &str = "daypass__template";
 const KEYWORD_ROOT: &str = "daypass__keyword__";
 /// Interpolated strings inside interpolated strings; nobody reads more.
 const MAX_TEMPLATE_DEPTH: usize = 8;
+
+/// The function that stands for a constant, which it names by its number.
+pub const CONSTANT: &str = "daypass__constant";
+/// Brackets within brackets from which on a constant is taken out.
+const MIN_CONSTANT_DEPTH: usize = 4;
+/// Brackets within brackets around what is no constant. The parser takes a second for these, and twice that for one more.
+const MAX_BRACKETS: usize = 12;
 
 const KEYWORDS: [&str; 11] =
     ["as", "default", "else", "false", "import", "not", "null", "package", "some", "true", "with"];
@@ -30,8 +44,14 @@ pub fn is_keyword(word: &str) -> bool {
 
 /// # Errors
 /// A string that does not end, or interpolation that is nested too deep.
-pub fn edits(file: &str, text: &str, version: RegoVersion) -> Result<Vec<Edit>, Problem> {
-    let mut scanner = Scanner { text, at: 0, edits: Vec::new(), open: Vec::new(), version };
+pub fn edits(
+    file: &str,
+    text: &str,
+    version: RegoVersion,
+    constants: &mut Vec<Value>,
+) -> Result<Vec<Edit>, Problem> {
+    let mut scanner =
+        Scanner { text, at: 0, edits: Vec::new(), open: Vec::new(), version, brackets: 0, constants };
     match scanner.run() {
         Ok(()) => Ok(scanner.edits),
         Err((offset, message)) => {
@@ -63,6 +83,9 @@ struct Scanner<'a> {
     edits: Vec<Edit>,
     open: Vec<Template>,
     version: RegoVersion,
+    /// Of those that are open here.
+    brackets: usize,
+    constants: &'a mut Vec<Value>,
 }
 
 type Scanned = Result<(), (usize, &'static str)>;
@@ -79,8 +102,10 @@ impl Scanner<'_> {
                 b'"' => self.string(),
                 b'`' => self.raw_string(),
                 b'$' if matches!(self.peek(1), Some(b'"' | b'`')) => self.open_template()?,
-                b'{' => {
-                    self.open.last_mut().into_iter().for_each(|template| template.braces += 1);
+                b'{' | b'[' if self.constant() => {}
+                b'{' | b'[' => self.open_bracket(byte)?,
+                b']' => {
+                    self.brackets = self.brackets.saturating_sub(1);
                     self.at += 1;
                 }
                 b'}' => self.close_brace()?,
@@ -96,6 +121,87 @@ impl Scanner<'_> {
 
     fn rest(&self) -> &str {
         self.text.get(self.at..).unwrap_or_default()
+    }
+
+    fn open_bracket(&mut self, byte: u8) -> Scanned {
+        self.brackets += 1;
+        if self.brackets > MAX_BRACKETS {
+            return Err((
+                self.at,
+                "brackets nest deeper than 12 levels here; give the inner part to a rule of its own",
+            ));
+        }
+        if byte == b'{' {
+            self.open.last_mut().into_iter().for_each(|template| template.braces += 1);
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    /// Takes a constant that nests out of the text, if there is one here. Not a default's value, which must be plain.
+    fn constant(&mut self) -> bool {
+        let Some(end) = self.end_of_constant() else { return false };
+        let Some(literal) = self.text.get(self.at..end) else { return false };
+        let Ok(value) = json::parse(literal) else { return false };
+        if self.is_default() {
+            return false;
+        }
+        let lines: String = literal.chars().filter(|c| matches!(c, '\n' | '\r')).collect();
+        let call = format!("{CONSTANT}({}{lines})", self.constants.len());
+        self.edits.push(Edit::replace(self.at, end, call));
+        self.constants.push(value);
+        self.at = end;
+        true
+    }
+
+    /// Behind the bracket that closes the one here, if all between is of JSON's characters and nests deep enough.
+    fn end_of_constant(&self) -> Option<usize> {
+        let bytes = self.text.as_bytes();
+        let (mut at, mut depth, mut deepest) = (self.at, 0usize, 0usize);
+        loop {
+            match bytes.get(at)? {
+                b'{' | b'[' => {
+                    depth += 1;
+                    deepest = deepest.max(depth);
+                }
+                b'}' | b']' => {
+                    depth = depth.checked_sub(1)?;
+                    if depth == 0 {
+                        return (deepest >= MIN_CONSTANT_DEPTH).then_some(at + 1);
+                    }
+                }
+                b'"' => {
+                    at += 1;
+                    while *bytes.get(at)? != b'"' {
+                        at += if bytes.get(at) == Some(&b'\\') { 2 } else { 1 };
+                    }
+                }
+                b','
+                | b':'
+                | b'.'
+                | b'-'
+                | b'+'
+                | b' '
+                | b'\t'
+                | b'\n'
+                | b'\r'
+                | b'0'..=b'9'
+                | b'a'..=b'z'
+                | b'E' => {}
+                _ => return None,
+            }
+            at += 1;
+        }
+    }
+
+    /// Whether what stands before begins `default name :=`.
+    fn is_default(&self) -> bool {
+        let before = self.text.get(..self.at).unwrap_or_default().trim_end();
+        let Some(name) = before.strip_suffix('=').map(|rest| rest.trim_end_matches(':').trim_end()) else {
+            return false;
+        };
+        let statement = name.rsplit('\n').next().unwrap_or_default();
+        statement.trim_start().starts_with("default ")
     }
 
     /// A plain string is the parser's business; here it only must not be taken for anything else.
@@ -183,6 +289,9 @@ impl Scanner<'_> {
     }
 
     fn close_brace(&mut self) -> Scanned {
+        if self.open.last().is_none_or(|template| template.braces > 0) {
+            self.brackets = self.brackets.saturating_sub(1);
+        }
         match self.open.last_mut() {
             Some(template) if template.braces == 0 => {
                 let mark = char::from(template.quote);
@@ -209,7 +318,27 @@ mod tests {
     use super::*;
 
     fn desugared(text: &str) -> String {
-        Edited::new(text, edits("p.rego", text, RegoVersion::V1).unwrap()).unwrap().text
+        let edits = edits("p.rego", text, RegoVersion::V1, &mut Vec::new()).unwrap();
+        Edited::new(text, edits).unwrap().text
+    }
+
+    #[test]
+    fn deep_constants_leave_the_text_and_other_depth_is_refused() {
+        let mut constants = Vec::new();
+        let text = "x := {\"a\": [{\"b\":\n [1]}], \"c\": \"]\\\"\"}\ny := [[[[z]]]]";
+        let found = edits("p.rego", text, RegoVersion::V1, &mut constants).unwrap();
+        assert_eq!(Edited::new(text, found).unwrap().text, "x := daypass__constant(0\n)\ny := [[[[z]]]]");
+        assert_eq!(constants[0].to_string(), r#"{"a":[{"b":[1]}],"c":"]\""}"#);
+        for untouched in
+            ["default x := [[[[1]]]]", "x := [[[1]]]", "x := [[[[1, # no\n2]]]]", "x := [[[[{1}]]]]"]
+        {
+            assert_eq!(desugared(untouched), untouched);
+        }
+        let deep = format!("x := {}z{}", "[".repeat(13), "]".repeat(13));
+        let problem = edits("p.rego", &deep, RegoVersion::V1, &mut Vec::new()).unwrap_err();
+        assert_eq!((problem.line, problem.column), (1, 18));
+        let constant = format!("x := {}1{}", "[".repeat(300), "]".repeat(300));
+        assert_eq!(desugared(&constant), "x := daypass__constant(0)");
     }
 
     #[test]
@@ -245,10 +374,10 @@ mod tests {
         for text in
             ["x := 1\ny := $\"a {b", "x := 1\ny := $\"a\n\"", "x := 1\ny := $`a", "x := 1\ny := $\"\\"]
         {
-            let problem = edits("p.rego", text, RegoVersion::V1).unwrap_err();
+            let problem = edits("p.rego", text, RegoVersion::V1, &mut Vec::new()).unwrap_err();
             assert_eq!((problem.line, problem.column), (2, 6), "{text}");
         }
         let deep = "$\"{".repeat(20);
-        assert!(edits("p.rego", &deep, RegoVersion::V1).is_err());
+        assert!(edits("p.rego", &deep, RegoVersion::V1, &mut Vec::new()).is_err());
     }
 }

@@ -48,7 +48,8 @@ pub fn check(sources: &Sources) -> Result<Vec<Problem>, LoadError> {
 fn warnings(sources: &Sources) -> Result<Vec<Problem>, LoadError> {
     let mut warnings = Vec::new();
     for source in &sources.modules {
-        let desugared = Desugared::new(source).map_err(|problem| LoadError(vec![problem]))?;
+        let desugared =
+            Desugared::new(source, &mut Vec::new()).map_err(|problem| LoadError(vec![problem]))?;
         let tree = desugared.parse().map_err(|problem| LoadError(vec![problem]))?;
         let file = File::new(&tree);
         for rule in &tree.policy {

@@ -1,5 +1,7 @@
 //! One file on its way from what somebody wrote to what the engine compiles.
 
+use regorus::Value;
+
 use super::desugar;
 use super::edits::{Edit, Edited};
 use super::error::Problem;
@@ -18,8 +20,8 @@ pub struct Desugared {
 impl Desugared {
     /// # Errors
     /// What the file has and no grammar knows.
-    pub fn new(file: &RegoFile) -> Result<Self, Problem> {
-        let edits = desugar::edits(&file.name, &file.text, file.version)?;
+    pub fn new(file: &RegoFile, constants: &mut Vec<Value>) -> Result<Self, Problem> {
+        let edits = desugar::edits(&file.name, &file.text, file.version, constants)?;
         let edited = edited(&file.name, &file.text, edits)?;
         Ok(Self { name: file.name.clone(), version: file.version, edited })
     }

@@ -1,6 +1,7 @@
 //! Modules and data that compiled, from which engines are built. Knows nothing of decisions.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use regorus::{Engine, Value};
@@ -8,6 +9,7 @@ use regorus::{Engine, Value};
 use super::analysis::{self, InputReads};
 use super::builtins::{self, BuiltinErrors, Purpose};
 use super::conflict;
+use super::desugar::CONSTANT;
 use super::error::{LoadError, Problem};
 use super::module::{Desugared, Module};
 use super::names::{self, File};
@@ -24,6 +26,8 @@ const WRAPPERS_MODULE: &str = "daypass/builtins.rego";
 pub struct Program {
     modules: Vec<Module>,
     data: Value,
+    /// Taken out of the modules' texts.
+    constants: Arc<[Value]>,
     reads: InputReads,
     time_limit: Duration,
     purpose: Purpose,
@@ -35,10 +39,10 @@ impl Program {
     /// # Errors
     /// Every mistake found, each with its place.
     pub fn new(sources: &Sources, time_limit: Duration, purpose: Purpose) -> Result<Self, LoadError> {
-        let (modules, reads) = check(sources, purpose)?;
+        let (modules, reads, constants) = check(sources, purpose)?;
         let data = json::from_members(&sources.data)
             .map_err(|error| LoadError(vec![Problem::in_file("data", error.to_string())]))?;
-        Ok(Self { modules, data, reads, time_limit, purpose })
+        Ok(Self { modules, data, constants: constants.into(), reads, time_limit, purpose })
     }
 
     #[must_use]
@@ -49,6 +53,16 @@ impl Program {
     #[must_use]
     pub fn modules(&self) -> &[Module] {
         &self.modules
+    }
+
+    #[must_use]
+    pub fn constants(&self) -> &[Value] {
+        &self.constants
+    }
+
+    /// Those of the program, and more behind them.
+    pub fn set_constants(&mut self, constants: Vec<Value>) {
+        self.constants = constants.into();
     }
 
     /// Adds a module that needs no checks.
@@ -95,6 +109,13 @@ impl Program {
         });
         let whole = |error: &anyhow::Error| self.place(Problem::from_engine("policy", error));
         builtins::register(&mut engine, errors).map_err(|error| whole(&error))?;
+        let constants = Arc::clone(&self.constants);
+        let constant = move |number: Vec<Value>| {
+            let index = number.first().and_then(|number| number.as_u64().ok());
+            let index = index.and_then(|index| usize::try_from(index).ok());
+            Ok(index.and_then(|index| constants.get(index).cloned()).unwrap_or(Value::Undefined))
+        };
+        engine.add_extension(CONSTANT.to_owned(), 1, Box::new(constant)).map_err(|error| whole(&error))?;
         for module in &self.modules {
             engine.set_rego_v0(module.version == RegoVersion::V0);
             engine
@@ -110,8 +131,9 @@ impl Program {
 }
 
 /// Every module parsed, analysed and translated.
-fn check(sources: &Sources, purpose: Purpose) -> Result<(Vec<Module>, InputReads), LoadError> {
-    let desugared = all(sources.modules.iter().map(Desugared::new))?;
+fn check(sources: &Sources, purpose: Purpose) -> Result<(Vec<Module>, InputReads, Vec<Value>), LoadError> {
+    let mut constants = Vec::new();
+    let desugared = all(sources.modules.iter().map(|file| Desugared::new(file, &mut constants)))?;
     let trees = all(desugared.iter().map(Desugared::parse))?;
     let files: Vec<File<'_>> = trees.iter().map(File::new).collect();
     let analysis = analysis::analyse(&files, purpose);
@@ -133,7 +155,7 @@ fn check(sources: &Sources, purpose: Purpose) -> Result<(Vec<Module>, InputReads
     if !wrapped.is_empty() {
         modules.push(Module::plain(RegoFile::new(WRAPPERS_MODULE, builtins::wrappers(wrapped.iter()))));
     }
-    Ok((modules, analysis.reads))
+    Ok((modules, analysis.reads, constants))
 }
 
 /// Every result, or every problem.

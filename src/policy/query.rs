@@ -96,7 +96,11 @@ impl Evaluator {
     /// # Errors
     /// The query does not parse, or its evaluation fails.
     pub fn query(&mut self, query: &str, input: Option<Document>) -> Result<Vec<Answer>, Problem> {
-        let query = Query::new(query)?;
+        let query = Query::new(query, self.program.constants())?;
+        if query.constants.len() > self.program.constants().len() {
+            self.program.set_constants(query.constants.clone());
+            self.engine = self.program.engine(None)?;
+        }
         self.engine.set_input(input.map_or(Value::Undefined, |document| document.0));
         let error = match catch_unwind(AssertUnwindSafe(|| {
             self.engine.eval_query(query.asked.clone(), false)
@@ -122,24 +126,27 @@ struct Query<'a> {
     asked: String,
     desugared: Edited,
     rewritten: Edited,
+    constants: Vec<Value>,
 }
 
 impl<'a> Query<'a> {
-    fn new(typed: &'a str) -> Result<Self, Problem> {
+    /// Its constants are numbered from behind those of the program.
+    fn new(typed: &'a str, program: &[Value]) -> Result<Self, Problem> {
         let module = format!("{QUERY_OPENS}{typed}{QUERY_CLOSES}");
         let parse = |problem: Problem| Problem {
             code: ErrorCode::Parse,
             line: problem.line.saturating_sub(OPENING_LINES),
             ..problem
         };
-        let desugared = Desugared::new(&RegoFile::new(QUERY_FILE, module)).map_err(parse)?;
+        let mut constants = program.to_vec();
+        let desugared = Desugared::new(&RegoFile::new(QUERY_FILE, module), &mut constants).map_err(parse)?;
         let tree = desugared.parse().map_err(parse)?;
         let parts = rewrite::rewrite(&File::new(&tree), desugared.text(), &Context::default());
         let failed = || parse(Problem::in_file(QUERY_FILE, CannotRewrite.to_string()));
         let rewritten = parts.map_err(|_| failed())?.into_iter().next().ok_or_else(failed)?;
         let inner = rewritten.text.strip_prefix(QUERY_OPENS).and_then(|text| text.strip_suffix(QUERY_CLOSES));
         let asked = inner.ok_or_else(failed)?.to_owned();
-        Ok(Self { typed, asked, desugared: desugared.into_edited(), rewritten })
+        Ok(Self { typed, asked, desugared: desugared.into_edited(), rewritten, constants })
     }
 
     /// The part of what was typed that a part of what was asked came from.

@@ -42,7 +42,7 @@ impl RegoFile {
     /// # Errors
     /// The text is not Rego.
     pub fn package(&self) -> Result<Vec<String>, Problem> {
-        let tree = Desugared::new(self)?.parse()?;
+        let tree = Desugared::new(self, &mut Vec::new())?.parse()?;
         Ok(syntax::package_path(&tree).into_iter().skip(1).collect())
     }
 }

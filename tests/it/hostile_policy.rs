@@ -4,6 +4,7 @@
 //! Each part runs for `FUZZ_SECONDS` (a few by default), from a seed that it prints and that `FUZZ_SEED` repeats.
 
 use std::io::Write;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -25,12 +26,18 @@ const MAX_RSS_BYTES: usize = 2 << 30;
 const STACK_BYTES: usize = 16 << 20;
 
 static PANICS: AtomicUsize = AtomicUsize::new(0);
+/// What is being tried, to be shown if it breaks something.
+static TRIED: Mutex<String> = Mutex::new(String::new());
+
+fn tried(text: &str) {
+    text.clone_into(&mut TRIED.lock().unwrap());
+}
 
 /// Runs rounds until time is up, each against the limits. Panics that something caught count, too.
 fn fuzz(name: &str, round: impl FnMut(&mut Random) + Send + 'static) {
     std::panic::set_hook(Box::new(|panic| {
         PANICS.fetch_add(1, Ordering::SeqCst);
-        eprintln!("{panic}");
+        eprintln!("{panic}\n--- tried:\n{}\n---", TRIED.lock().unwrap());
     }));
     let name = name.to_owned();
     let mut round = round;
@@ -41,6 +48,9 @@ fn fuzz(name: &str, round: impl FnMut(&mut Random) + Send + 'static) {
         while began.elapsed() < time {
             let started = Instant::now();
             round(&mut random);
+            if started.elapsed() > slowest.max(Duration::from_secs(1)) {
+                println!("{:?} for:\n{}\n---", started.elapsed(), TRIED.lock().unwrap());
+            }
             slowest = slowest.max(started.elapsed());
             rounds += 1;
             assert!(slowest < ROUND_LIMIT, "{name}: a round took {slowest:?}");
@@ -155,6 +165,7 @@ fn broken_policies() {
         let mut text = modules[index(random, modules.len())].clone().into_bytes();
         mutate(random, &mut text, &REGO);
         let text = String::from_utf8_lossy(&text).into_owned();
+        tried(&text);
         let mut sources = Sources::from_text("fuzz.rego", &text);
         if random.below(4) == 0 {
             let second = modules[index(random, modules.len())].clone();
@@ -288,6 +299,7 @@ fn broken_tokens() {
             mutate(random, &mut changed_key, &TOKEN);
         }
         let changed = String::from_utf8_lossy(&changed).into_owned();
+        tried(&changed);
         let input = json!({"token": changed, "key": String::from_utf8_lossy(&changed_key)});
         if ask(query, Some(&input))[0] == true {
             // What was signed is what it was.
