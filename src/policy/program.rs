@@ -79,6 +79,16 @@ impl Program {
         }
     }
 
+    /// What the engine says, in OPA's words and where somebody wrote it.
+    #[must_use]
+    pub fn explained(&self, file: &str, error: &anyhow::Error) -> Problem {
+        let mut problem = Problem::from_engine(file, error);
+        if let Some(wording) = self.conflict(&problem) {
+            wording.clone_into(&mut problem.message);
+        }
+        self.place(problem)
+    }
+
     /// OPA's words for a conflict, if the problem is one.
     #[must_use]
     pub fn conflict(&self, problem: &Problem) -> Option<&'static str> {

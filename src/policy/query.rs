@@ -109,7 +109,7 @@ impl Evaluator {
                 let answers = results.result.into_iter();
                 return Ok(answers.filter_map(|found| query.answer(found)).collect());
             }
-            Ok(Err(error)) => query.place(query_error(&error, &self.program)),
+            Ok(Err(error)) => query.place(self.program.explained(QUERY_FILE, &error)),
             Err(_) => {
                 Problem { code: ErrorCode::Internal, ..Problem::in_file(QUERY_FILE, "evaluation panicked") }
             }
@@ -187,12 +187,4 @@ impl<'a> Query<'a> {
         let (line, column) = edits::position_of(self.typed, offset.saturating_sub(QUERY_OPENS.len()));
         Problem { file: QUERY_FILE.to_owned(), line, column, ..problem }
     }
-}
-
-fn query_error(error: &anyhow::Error, program: &Program) -> Problem {
-    let mut problem = Problem::from_engine(QUERY_FILE, error);
-    if let Some(wording) = program.conflict(&problem) {
-        wording.clone_into(&mut problem.message);
-    }
-    program.place(problem)
 }

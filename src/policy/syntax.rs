@@ -131,10 +131,13 @@ fn string_value(value: &regorus::Value) -> Option<String> {
     value.as_string().ok().map(ToString::to_string)
 }
 
-/// Where a reference begins: the engine puts the span of `a.b.c` on its last dot.
+/// Where an expression begins: the engine puts the span of `a.b.c` on its last dot, and that of `a + b` on the operator.
 pub fn start_of(expr: &Expr) -> &Span {
     match expr {
-        Expr::RefDot { refr, .. } | Expr::RefBrack { refr, .. } => start_of(refr),
+        Expr::RefDot { refr: inner, .. }
+        | Expr::RefBrack { refr: inner, .. }
+        | Expr::BinExpr { lhs: inner, .. }
+        | Expr::ArithExpr { lhs: inner, .. } => start_of(inner),
         other => other.span(),
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use regorus::{Engine, Value};
 
 use super::builtins::{BuiltinErrors, Purpose};
-use super::error::{LoadError, Problem};
+use super::error::LoadError;
 use super::names::{self, File};
 use super::program::Program;
 use super::source::Sources;
@@ -91,9 +91,7 @@ pub fn run(
         result.prints = engine.take_prints().unwrap_or_default();
         result.outcome = match value {
             Ok(value) => outcome(&value),
-            Err(error) => {
-                TestOutcome::Errored(program.place(Problem::from_engine(&result.file, &error)).to_string())
-            }
+            Err(error) => TestOutcome::Errored(program.explained(&result.file, &error).to_string()),
         };
         covered.add(&engine);
     }
