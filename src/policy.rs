@@ -170,7 +170,14 @@ impl Policy {
 
     fn evaluate(&self, input: Value, rule: &str) -> Result<Value, EvalError> {
         let make = || self.take_worker();
-        engines::evaluate(self.generation, make, input, rule, |error| self.eval_error(error))
+        let printed = |engine: &mut Engine| {
+            for line in self.program.prints(engine) {
+                // Escaped: what is printed may come from a request, and must not look like a line of its own.
+                tracing::info!(target: "daypass::print", "{line:?}");
+            }
+        };
+        let failed = |error: &anyhow::Error| self.eval_error(error);
+        engines::evaluate(self.generation, make, input, rule, printed, failed)
     }
 
     fn take_worker(&self) -> Result<Worker, EvalError> {

@@ -48,16 +48,10 @@ impl Edited {
         Some(Self { text, before: before.to_owned(), edits })
     }
 
+    /// Line and column, both from 1, of a byte before the edits.
     #[must_use]
-    pub fn unchanged(text: String) -> Self {
-        Self { before: text.clone(), text, edits: Vec::new() }
-    }
-
-    /// Line and column, both from 1, before the edits.
-    #[must_use]
-    pub fn original(&self, line: u32, column: u32) -> (u32, u32) {
-        offset_of(&self.text, line, column)
-            .map_or((line, column), |offset| position_of(&self.before, self.original_offset(offset)))
+    pub fn position(&self, offset: usize) -> (u32, u32) {
+        position_of(&self.before, offset)
     }
 
     /// Where a byte of the text was before the edits.
@@ -80,14 +74,27 @@ impl Edited {
     }
 }
 
+/// Where a position of the engine is, for which a tab is four columns wide and other characters as many as they have
+/// bytes. Never beyond the end of the line.
+#[must_use]
 pub fn offset_of(text: &str, line: u32, column: u32) -> Option<usize> {
+    const TAB_WIDTH: usize = 4;
     let skip = usize::try_from(line.checked_sub(1)?).ok()?;
     let begins: usize = text.split_inclusive('\n').take(skip).map(str::len).sum();
-    let rest = text.get(begins..)?;
-    let chars = usize::try_from(column.checked_sub(1)?).ok()?;
-    Some(begins + rest.char_indices().nth(chars).map_or(rest.len(), |(offset, _)| offset))
+    let line = text.get(begins..)?.split(['\r', '\n']).next()?;
+    let wanted = usize::try_from(column.checked_sub(1)?).ok()?;
+    let mut passed = 0;
+    for (offset, c) in line.char_indices() {
+        if passed >= wanted {
+            return Some(begins + offset);
+        }
+        passed += if c == '\t' { TAB_WIDTH } else { c.len_utf8() };
+    }
+    Some(begins + line.len())
 }
 
+/// Line and column, both from 1, columns counted in characters.
+#[must_use]
 pub fn position_of(text: &str, offset: usize) -> (u32, u32) {
     let before = text.get(..offset).unwrap_or(text);
     let line = before.matches('\n').count() + 1;
@@ -110,11 +117,13 @@ mod tests {
         let before = "ab\ncd ef\n";
         let edited = Edited::new(before, vec![Edit::insert(3, "xxx("), Edit::replace(5, 6, ", ")]).unwrap();
         assert_eq!(edited.text, "ab\nxxx(cd, ef\n");
-        for (found, original) in
-            [((1, 2), (1, 2)), ((2, 1), (2, 1)), ((2, 5), (2, 1)), ((2, 6), (2, 2)), ((2, 9), (2, 4))]
-        {
-            assert_eq!(edited.original(found.0, found.1), original, "{found:?}");
+        for (found, original) in [((1, 2), 1), ((2, 1), 3), ((2, 5), 3), ((2, 6), 4), ((2, 9), 6)] {
+            let offset = offset_of(&edited.text, found.0, found.1).unwrap();
+            assert_eq!(edited.original_offset(offset), original, "{found:?}");
         }
+        assert_eq!(offset_of("a\n\t\u{e9}x\n", 2, 7), Some(5), "a tab is four columns, the letter two");
+        assert_eq!(offset_of("ab\ncd", 1, 99), Some(2));
+        assert_eq!(position_of("a\n\t\u{e9}x", 5), (2, 3));
         assert!(Edited::new("abc", vec![Edit::replace(0, 2, "x"), Edit::replace(1, 3, "y")]).is_none());
     }
 }

@@ -49,12 +49,13 @@ pub fn retire_all_but(generation: u64) {
 /// Evaluates one rule on this thread's engine.
 ///
 /// # Errors
-/// There is no value; `failed` says why from the engine's error.
+/// There is no value; `failed` says why from the engine's error. `printed` takes what `print` said.
 pub fn evaluate(
     generation: u64,
     make: impl FnOnce() -> Result<Worker, EvalError>,
     input: Value,
     rule: &str,
+    printed: impl FnOnce(&mut Engine),
     failed: impl FnOnce(&anyhow::Error) -> EvalError,
 ) -> Result<Value, EvalError> {
     WORKERS.with_borrow_mut(|workers| {
@@ -65,7 +66,7 @@ pub fn evaluate(
         worker.live.set_input(input);
         match catch_unwind(AssertUnwindSafe(|| worker.live.eval_rule(rule.to_owned()))) {
             Ok(Ok(value)) => {
-                log_prints(&mut worker.live);
+                printed(&mut worker.live);
                 Ok(value)
             }
             Ok(Err(error)) => {
@@ -95,11 +96,4 @@ fn find(
     }
     workers.push(worker);
     Ok(workers.len() - 1)
-}
-
-fn log_prints(engine: &mut Engine) {
-    for line in engine.take_prints().unwrap_or_default() {
-        // Escaped: what is printed may come from a request, and must not look like a line of its own.
-        tracing::info!(target: "daypass::print", "{line:?}");
-    }
 }

@@ -1,11 +1,14 @@
 //! One file on its way from what somebody wrote to what the engine compiles.
 
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
 use regorus::Value;
 
 use super::desugar;
-use super::edits::{Edit, Edited};
+use super::edits::{Edit, Edited, blank, offset_of};
 use super::error::Problem;
-use super::names::File;
+use super::names::{File, Name};
 use super::rewrite::{self, CannotRewrite, Context};
 use super::source::{RegoFile, RegoVersion};
 use super::syntax;
@@ -44,78 +47,149 @@ impl Desugared {
 
     #[must_use]
     pub fn place(&self, problem: Problem) -> Problem {
-        placed(problem, |line, column| self.edited.original(line, column))
+        placed(problem, self.text(), |offset| self.edited.position(self.edited.original_offset(offset)))
     }
 
+    /// One part for each package that the file has rules of.
+    ///
     /// # Errors
     /// Something in the file cannot be given OPA's meaning.
-    pub fn translate(self, file: &File<'_>, context: &Context) -> Result<Vec<Module>, Problem> {
+    pub fn translate(self, file: &File<'_>, context: &Context) -> Result<Vec<Part>, Problem> {
         let cannot = |_| Problem::in_file(&self.name, CannotRewrite.to_string());
-        let parts = rewrite::rewrite(file, self.text(), context).map_err(cannot)?;
-        let module = |rewritten: Edited| {
-            let module = Module {
-                name: self.name.clone(),
-                version: self.version,
-                is_written: true,
-                desugared: self.edited.clone(),
-                rewritten,
-            };
+        let texts = rewrite::rewrite(file, self.text(), context).map_err(cannot)?;
+        let part = |rewritten: Edited| {
+            let name = self.name.clone();
+            let part = Part { name, version: self.version, desugared: self.edited.clone(), rewritten };
             // Calls nest where operators only stood in a row, and the engine has a limit for that.
-            match syntax::parse(&module.name, module.text(), module.version) {
-                Ok(_) => Ok(module),
+            match syntax::parse(&part.name, &part.rewritten.text, part.version) {
+                Ok(_) => Ok(part),
                 Err(problem) => {
                     let message = format!("{CannotRewrite} ({})", problem.message);
-                    Err(Problem { message, ..module.place(problem) })
+                    Err(Problem { message, ..part.place(problem) })
                 }
             }
         };
-        parts.into_iter().map(module).collect()
+        texts.into_iter().map(part).collect()
     }
 }
 
-/// What the engine compiles, and where each part of it came from.
-pub struct Module {
+/// What one file has of one package, in the engine's language.
+pub struct Part {
     pub name: String,
     pub version: RegoVersion,
-    /// By somebody, not by us.
-    pub is_written: bool,
     desugared: Edited,
     rewritten: Edited,
+}
+
+impl Part {
+    fn place(&self, problem: Problem) -> Problem {
+        placed(problem, &self.rewritten.text, |offset| {
+            let offset = self.rewritten.original_offset(offset);
+            self.desugared.position(self.desugared.original_offset(offset))
+        })
+    }
+}
+
+/// All of one package: the engine loses rules of packages that it gets in several modules.
+pub struct Module {
+    /// Of its file, or of its package if it has several.
+    pub name: String,
+    pub package: Name,
+    pub version: RegoVersion,
+    text: String,
+    /// Each with the line it begins on. None in modules that nobody wrote.
+    parts: Vec<(u32, Part)>,
 }
 
 impl Module {
     /// A module that needs no translation.
     #[must_use]
-    pub fn plain(file: RegoFile) -> Self {
-        let same = Edited::unchanged(file.text);
-        Self {
-            name: file.name,
-            version: file.version,
-            is_written: false,
-            desugared: same.clone(),
-            rewritten: same,
+    pub fn plain(file: RegoFile, package: Name) -> Self {
+        Self { name: file.name, package, version: file.version, text: file.text, parts: Vec::new() }
+    }
+
+    /// One module for each package. Those of packages further down come first: the engine takes what it has of a
+    /// package for all that is below it.
+    ///
+    /// # Errors
+    /// Files of one package are in different versions of the language.
+    pub fn of_parts(parts: Vec<Part>) -> Result<Vec<Self>, Problem> {
+        let mut packages: BTreeMap<(Reverse<usize>, Name), Vec<Part>> = BTreeMap::new();
+        for part in parts {
+            let tree = syntax::parse(&part.name, &part.rewritten.text, part.version)?;
+            let package = syntax::package_path(&tree);
+            packages.entry((Reverse(package.len()), package)).or_default().push(part);
         }
+        let mut taken = BTreeSet::new();
+        packages
+            .into_iter()
+            .map(|((_, package), parts)| {
+                let mut module = Self::joined(package, parts)?;
+                if !taken.insert(module.name.clone()) {
+                    module.name = module.package.join(".");
+                }
+                Ok(module)
+            })
+            .collect()
+    }
+
+    fn joined(package: Name, parts: Vec<Part>) -> Result<Self, Problem> {
+        let name = match parts.as_slice() {
+            [only] => only.name.clone(),
+            _ => package.join("."),
+        };
+        let version = parts.first().map(|part| part.version).unwrap_or_default();
+        let mut module = Self { name, package, version, text: String::new(), parts: Vec::new() };
+        let mut line = 1;
+        for part in parts {
+            if part.version != version {
+                let message = "other files of this package are in another version of Rego";
+                return Err(Problem::in_file(&part.name, message));
+            }
+            let text =
+                if module.parts.is_empty() { part.rewritten.text.clone() } else { without_header(&part)? };
+            module.text.push_str(&text);
+            module.text.push('\n');
+            module.parts.push((line, part));
+            line += u32::try_from(text.matches('\n').count()).unwrap_or(0) + 1;
+        }
+        Ok(module)
     }
 
     #[must_use]
     pub fn text(&self) -> &str {
-        &self.rewritten.text
+        &self.text
     }
 
-    /// Whether anything is on a line: a file may have become two modules, each with the other's lines empty.
+    /// The file and line that a line of the module came from. None if nobody wrote it.
     #[must_use]
-    pub fn has_line(&self, line: u32) -> bool {
-        let index = usize::try_from(line.saturating_sub(1)).unwrap_or(usize::MAX);
-        self.text().lines().nth(index).is_some_and(|line| !line.trim().is_empty())
+    pub fn origin(&self, line: u32) -> Option<(&str, u32)> {
+        let (begins, part) = self.parts.iter().rev().find(|(begins, _)| *begins <= line)?;
+        Some((&part.name, line - begins + 1))
     }
 
     #[must_use]
     pub fn place(&self, problem: Problem) -> Problem {
-        placed(problem, |line, column| {
-            let (line, column) = self.rewritten.original(line, column);
-            self.desugared.original(line, column)
-        })
+        match self.parts.iter().rev().find(|(begins, _)| *begins <= problem.line) {
+            Some((begins, part)) => {
+                let line = problem.line - begins + 1;
+                part.place(Problem { file: part.name.clone(), line, ..problem })
+            }
+            None => problem,
+        }
     }
+}
+
+/// The text of a part behind another one's: a module has one package and its imports first.
+fn without_header(part: &Part) -> Result<String, Problem> {
+    let text = &part.rewritten.text;
+    let tree = syntax::parse(&part.name, text, part.version)?;
+    let spans = std::iter::once(&tree.package.span).chain(tree.imports.iter().map(|import| &import.span));
+    let edits = spans.filter_map(|span| {
+        let (from, to) = syntax::range(text, span)?;
+        Some(Edit::replace(from, to, blank(text.get(from..to)?)))
+    });
+    edited(&part.name, text, edits.collect()).map(|edited| edited.text)
 }
 
 /// # Errors
@@ -124,10 +198,13 @@ pub fn edited(name: &str, text: &str, edits: Vec<Edit>) -> Result<Edited, Proble
     Edited::new(text, edits).ok_or_else(|| Problem::in_file(name, CannotRewrite.to_string()))
 }
 
-fn placed(problem: Problem, original: impl FnOnce(u32, u32) -> (u32, u32)) -> Problem {
-    if problem.line == 0 {
-        return problem;
+/// From a position of the engine to that of what was written.
+fn placed(problem: Problem, text: &str, position: impl FnOnce(usize) -> (u32, u32)) -> Problem {
+    match offset_of(text, problem.line, problem.column) {
+        Some(offset) => {
+            let (line, column) = position(offset);
+            Problem { line, column, ..problem }
+        }
+        None => problem,
     }
-    let (line, column) = original(problem.line, problem.column);
-    Problem { line, column, ..problem }
 }

@@ -12,7 +12,7 @@ use super::conflict;
 use super::desugar::CONSTANT;
 use super::error::{LoadError, Problem};
 use super::module::{Desugared, Module};
-use super::names::{self, File};
+use super::names::{self, File, Name};
 use super::rewrite::{self, Context};
 use super::source::{RegoFile, RegoVersion, Sources};
 use super::{json, syntax};
@@ -67,7 +67,7 @@ impl Program {
 
     /// Adds a module that needs no checks.
     pub fn push(&mut self, module: RegoFile) {
-        self.modules.push(Module::plain(module));
+        self.modules.push(Module::plain(module, Name::new()));
     }
 
     /// The problem where somebody wrote it, rather than in what it was translated to.
@@ -96,7 +96,21 @@ impl Program {
     }
 
     fn module_at(&self, problem: &Problem) -> Option<&Module> {
-        self.modules.iter().find(|module| module.name == problem.file && module.has_line(problem.line))
+        self.modules.iter().find(|module| module.name == problem.file)
+    }
+
+    /// What `print` said, each with the place of the call in front.
+    #[must_use]
+    pub fn prints(&self, engine: &mut Engine) -> Vec<String> {
+        let placed = |text: String| {
+            let origin = self.modules.iter().find_map(|module| {
+                let (line, rest) = text.strip_prefix(&module.name)?.strip_prefix(':')?.split_once(':')?;
+                let (file, line) = module.origin(line.parse().ok()?)?;
+                Some(format!("{file}:{line}:{rest}"))
+            });
+            origin.unwrap_or(text)
+        };
+        engine.take_prints().unwrap_or_default().into_iter().map(placed).collect()
     }
 
     /// An engine with everything loaded, compiled for `entry` if there is one.
@@ -161,9 +175,11 @@ fn check(sources: &Sources, purpose: Purpose) -> Result<(Vec<Module>, InputReads
         let rule_roots = roots.get(&file.package).cloned().unwrap_or_default();
         source.translate(file, &Context { rule_roots, replaced: replaced.clone() })
     });
-    let mut modules: Vec<Module> = all(translated)?.into_iter().flatten().collect();
+    let parts = all(translated)?.into_iter().flatten().collect();
+    let mut modules = Module::of_parts(parts).map_err(|problem| LoadError(vec![problem]))?;
     if !wrapped.is_empty() {
-        modules.push(Module::plain(RegoFile::new(WRAPPERS_MODULE, builtins::wrappers(wrapped.iter()))));
+        let file = RegoFile::new(WRAPPERS_MODULE, builtins::wrappers(wrapped.iter()));
+        modules.push(Module::plain(file, Name::new()));
     }
     Ok((modules, analysis.reads, constants))
 }

@@ -90,7 +90,7 @@ impl Evaluator {
 
     /// What `print` said since the last call.
     pub fn take_prints(&mut self) -> Vec<String> {
-        self.engine.take_prints().unwrap_or_default()
+        self.program.prints(&mut self.engine)
     }
 
     /// # Errors

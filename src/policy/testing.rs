@@ -21,6 +21,8 @@ pub struct TestResult {
     pub name: String,
     pub file: String,
     pub line: u32,
+    /// The reference that names it.
+    rule: String,
     pub outcome: TestOutcome,
     pub prints: Vec<String>,
     pub duration: Duration,
@@ -85,21 +87,16 @@ pub fn run(
         // One engine each: what a test leaves behind is nobody else's.
         let mut engine = pristine.clone();
         let began = Instant::now();
-        let rule = names::reference(&split(&result.package, &result.name));
-        let value = engine.eval_rule(rule);
+        let value = engine.eval_rule(result.rule.clone());
         result.duration = began.elapsed();
-        result.prints = engine.take_prints().unwrap_or_default();
+        result.prints = program.prints(&mut engine);
         result.outcome = match value {
             Ok(value) => outcome(&value),
             Err(error) => TestOutcome::Errored(program.explained(&result.file, &error).to_string()),
         };
-        covered.add(&engine);
+        covered.add(&engine, &program);
     }
-    Ok(TestRun { results, coverage: covered.files(&program) })
-}
-
-fn split(package: &str, name: &str) -> Vec<String> {
-    package.split('.').chain([name]).map(str::to_owned).collect()
+    Ok(TestRun { results, coverage: covered.files() })
 }
 
 /// Every test of the program, in the order of its files.
@@ -116,12 +113,13 @@ fn tests(program: &Program) -> Vec<TestResult> {
                 name if name.starts_with("test_") => TestOutcome::Passed,
                 _ => continue,
             };
-            let at = syntax::rule_span(rule);
+            let Some((origin, line)) = module.origin(syntax::rule_span(rule).line) else { continue };
             found.push(TestResult {
                 package: file.package.join("."),
                 name: name.clone(),
-                file: module.name.clone(),
-                line: at.line,
+                file: origin.to_owned(),
+                line,
+                rule: names::reference(path.get(..=file.package.len()).unwrap_or_default()),
                 outcome,
                 prints: Vec::new(),
                 duration: Duration::ZERO,
@@ -153,31 +151,30 @@ fn outcome(value: &Value) -> TestOutcome {
 struct Covered(BTreeMap<String, BTreeMap<u32, bool>>);
 
 impl Covered {
-    fn add(&mut self, engine: &Engine) {
+    fn add(&mut self, engine: &Engine, program: &Program) {
         let Ok(report) = engine.get_coverage_report() else { return };
         for file in report.files {
-            let lines = self.0.entry(file.path).or_default();
-            file.not_covered.iter().for_each(|line| {
-                lines.entry(*line).or_insert(false);
-            });
-            lines.extend(file.covered.iter().map(|line| (*line, true)));
+            let Some(module) = program.modules().iter().find(|module| module.name == file.path) else {
+                continue;
+            };
+            let missed = file.not_covered.iter().map(|line| (line, false));
+            for (line, covered) in missed.chain(file.covered.iter().map(|line| (line, true))) {
+                let Some((origin, line)) = module.origin(*line) else { continue };
+                let seen = self.0.entry(origin.to_owned()).or_default().entry(line).or_default();
+                *seen |= covered;
+            }
         }
     }
 
-    fn files(self, program: &Program) -> Vec<FileCoverage> {
+    fn files(self) -> Vec<FileCoverage> {
         let lines_of = |lines: &BTreeMap<u32, bool>, wanted: bool| {
             lines.iter().filter(|(_, covered)| **covered == wanted).map(|(line, _)| *line).collect()
         };
-        let known =
-            |name: &String| program.modules().iter().any(|module| module.is_written && module.name == *name);
-        self.0
-            .iter()
-            .filter(|(name, _)| known(name))
-            .map(|(name, lines)| FileCoverage {
-                file: name.clone(),
-                covered: lines_of(lines, true),
-                not_covered: lines_of(lines, false),
-            })
-            .collect()
+        let files = self.0.into_iter().map(|(file, lines)| FileCoverage {
+            file,
+            covered: lines_of(&lines, true),
+            not_covered: lines_of(&lines, false),
+        });
+        files.collect()
     }
 }

@@ -208,3 +208,72 @@ fn the_default_policy_reads_little_of_a_request() {
 fn compile_built_in() -> Policy {
     Policy::compile(&Sources::built_in(), &DecisionPath::new("envoy/authz/allow"), LIMIT).unwrap()
 }
+
+fn compile_files(files: &[(&str, &str)], path: &str) -> Result<Policy, LoadError> {
+    let mut sources = Sources::default();
+    for (name, text) in files {
+        sources.modules.push(RegoFile::new(*name, *text));
+    }
+    Policy::compile(&sources, &DecisionPath::new(path), LIMIT)
+}
+
+/// Whatever the order of its files, a package read as a whole has all its rules.
+#[test]
+fn the_order_of_files_decides_nothing() {
+    let split = [
+        ("a.rego", "package envoy.authz\ndynamic_metadata := {}"),
+        ("b.rego", "package envoy.authz\ndefault allowed := false\nallowed if not blocked"),
+        ("c.rego", "package envoy.authz\nblocked if input.x == 1"),
+    ];
+    let aggregated = [
+        ("a.rego", "package rules\nz := 1"),
+        ("b.rego", "package rules.aa\ndeny contains \"bad\" if data.rules.bb.helper"),
+        ("c.rego", "package rules.bb\nhelper if input.x == 1\nhelper if data.rules.z == 2"),
+        (
+            "main.rego",
+            "package envoy.authz\ndefault allowed := false\nallowed if count(deny) == 0\n\
+             deny contains m if { m := data.rules[_].deny[_] }",
+        ),
+    ];
+    let keywords = [
+        ("a.rego", "package rules\nif.x := 1\nelse.y := if.x"),
+        (
+            "b.rego",
+            "package envoy.authz\ndefault allowed := true\nallowed := false if data.rules[\"else\"].y == 1",
+        ),
+        ("c.rego", "package other\nz := data.rules"),
+        ("d.rego", "package envoy.authz\nwhole := data.rules"),
+    ];
+    for files in [&split[..], &aggregated[..], &keywords[..]] {
+        for turn in 0..files.len() {
+            for reversed in [false, true] {
+                let mut turned = files.to_vec();
+                turned.rotate_left(turn);
+                if reversed {
+                    turned.reverse();
+                }
+                let policy = compile_files(&turned, "envoy/authz").unwrap();
+                let ruling = policy.decide(Document::from_json(r#"{"x": 1}"#).unwrap()).unwrap();
+                assert!(matches!(ruling.outcome, Outcome::Deny { .. }), "{turned:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_position_is_that_of_what_somebody_wrote() {
+    for (text, place) in [
+        ("package a\n\nallow if {\n\t\t\"e\" == input.x + zz\n}", "p.rego:4:20"),
+        ("package a\n\nallow if {\n  \"ééééééééééé\" == zz\n}", "p.rego:4:20"),
+        ("package a\n\nallow if {\n\t\tfoo(1)\n}", "p.rego:4:3: unknown function"),
+        ("package a\r\n\r\nallow if $\"{input.x} {nope(1)}\"\r\n", "p.rego:3:23: unknown function"),
+    ] {
+        let error = compile(text, "a/allow").err().unwrap().to_string();
+        assert!(error.starts_with(place), "{text}\n{error}");
+    }
+    let files =
+        [("one.rego", "package a\n\nallow if true\n"), ("two.rego", "# two\npackage a\n\n\tallow := 1\n")];
+    let policy = compile_files(&files, "a/allow").unwrap();
+    let error = policy.decide(Document::NULL).unwrap_err().to_string();
+    assert!(error.contains("two.rego:4:") || error.contains("one.rego:3:"), "{error}");
+}
