@@ -7,11 +7,13 @@
 mod analysis;
 mod builtins;
 mod conflict;
+mod definitions;
 mod desugar;
 mod document;
 mod edits;
 mod engines;
 mod error;
+mod graph;
 mod input;
 mod json;
 mod lint;

@@ -3,14 +3,17 @@
 //!
 //! Recursion matters most: a recursive function would overflow the stack and end the process.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use regorus::unstable::{Expr, Rule, Span};
 
 use super::builtins::{self, Arity, Purpose};
+use super::desugar;
 use super::error::{ErrorCode, Problem};
+use super::graph::{self, Trouble, Uses};
 use super::names::{File, Name, Scopes};
-use super::syntax::{self, Node};
+use super::rewrite;
+use super::syntax::{self, Node, Statement};
 
 /// The parts of `input` that some rule may read, as prefixes of references.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,25 +52,30 @@ pub fn analyse(files: &[File<'_>], purpose: Purpose) -> Analysis {
     let mut problems = Vec::new();
     let mut uses: BTreeMap<Name, Uses<'_>> = BTreeMap::new();
     for file in files {
+        if file.package.get(1).is_some_and(|first| desugar::keyword_of(first).is_some()) {
+            let message =
+                "a package whose name begins with a keyword is not supported; put it below another one";
+            problems.push(problem_at(&file.module.package.span, ErrorCode::Parse, message.to_owned()));
+        }
         reads.0.extend(file.imports.values().filter_map(|path| input_path(path)));
         for rule in &file.module.policy {
             let (name_expr, _) = syntax::rule_name(rule);
             let name = file.rule_path(name_expr);
             problems.extend(syntax::arguments(rule).iter().filter_map(|arg| computed(arg)));
-            let entry = uses.entry(name).or_insert_with(|| Uses { at: rule.span(), names: BTreeSet::new() });
+            let new = || Uses { at: rule.span(), names: BTreeSet::new(), depth: 1 };
+            let entry = uses.entry(name).or_insert_with(new);
+            entry.depth = entry.depth.max(syntax::depth(rule));
             look_into(file, rule, &functions, purpose, &mut reads, &mut problems, &mut entry.names);
         }
     }
-    problems.extend(recursion(&uses));
+    problems.extend(chains(&uses));
     Analysis { reads, problems }
 }
 
-/// A name with `None` for each part that is only known when it is evaluated.
-type Pattern = Vec<Option<String>>;
-
-struct Uses<'a> {
-    at: &'a Span,
-    names: BTreeSet<Pattern>,
+/// The whole names of all functions.
+#[must_use]
+pub fn function_names(files: &[File<'_>]) -> BTreeSet<Name> {
+    functions(files).into_keys().collect()
 }
 
 fn functions(files: &[File<'_>]) -> HashMap<Name, BTreeSet<usize>> {
@@ -89,14 +97,35 @@ fn look_into(
     purpose: Purpose,
     reads: &mut InputReads,
     problems: &mut Vec<Problem>,
-    names: &mut BTreeSet<Pattern>,
+    names: &mut BTreeSet<graph::Pattern>,
 ) {
     let mut scopes = Scopes::default();
+    // The call that is a statement of its own may leave its result in a last argument, and that of `walk` may be assigned.
+    let mut statement: Option<&Expr> = None;
+    let mut walked: Option<u32> = None;
     syntax::walk_rule(rule, &mut |node| match node {
         Node::Open => scopes.open(),
         Node::Close => scopes.close(),
         Node::Local(span) => scopes.declare(span),
-        Node::Callee { name, arguments } => match callee(file, name, arguments, functions, purpose) {
+        Node::Statement { expr, kind } => {
+            statement = match expr {
+                Expr::Call { fcn, .. } => Some(fcn),
+                _ => None,
+            };
+            let is_plain = kind == Statement::Plain;
+            walked = rewrite::assigned_walk(expr).filter(|_| is_plain).map(|span| span.start);
+        }
+        Node::Callee { name, arguments } => match callee(
+            &Called {
+                file,
+                name,
+                arguments,
+                is_local: syntax::root_of(name).is_some_and(|root| scopes.has(root.text())),
+                is_statement: statement.is_some_and(|statement| std::ptr::eq(statement, name)),
+            },
+            functions,
+            purpose,
+        ) {
             Ok(Some(name)) => {
                 names.insert(name.into_iter().map(Some).collect());
             }
@@ -105,6 +134,10 @@ fn look_into(
                 problems.push(problem_at(syntax::start_of(name), ErrorCode::UnknownFunction, message));
             }
         },
+        Node::Expr(expr) if rewrite::walk_call(expr).is_some_and(|span| Some(span.start) != walked) => {
+            let message = "the result of `walk` is many values; write walk(x, [path, value]) instead";
+            problems.push(problem_at(syntax::start_of(expr), ErrorCode::Compile, message.to_owned()));
+        }
         Node::Expr(expr) => {
             let Some(found) = syntax::static_ref(expr) else { return };
             let Some(root) = found.path.first().filter(|root| !scopes.has(root)) else { return };
@@ -124,7 +157,7 @@ fn look_into(
             let path = syntax::static_ref(target).map(|found| file.resolve(&found.path));
             reads.0.extend(path.and_then(|path| input_path(&path)));
         }
-        Node::Statement(_) | Node::Domain(_) | Node::Head(_) => {}
+        Node::Domain(_) | Node::Head(_) => {}
     });
 }
 
@@ -146,42 +179,47 @@ fn computed(argument: &Expr) -> Option<Problem> {
     }
 }
 
+/// A call, and how it stands.
+struct Called<'a> {
+    file: &'a File<'a>,
+    name: &'a Expr,
+    arguments: usize,
+    is_local: bool,
+    is_statement: bool,
+}
+
 /// The user function a call means, or `None` for a built-in.
 fn callee(
-    file: &File<'_>,
-    fcn: &Expr,
-    arguments: usize,
+    called: &Called<'_>,
     functions: &HashMap<Name, BTreeSet<usize>>,
     purpose: Purpose,
 ) -> Result<Option<Name>, String> {
-    let path = syntax::static_ref(fcn).filter(|found| found.is_whole).map(|found| found.path);
+    let Called { file, name, arguments, .. } = *called;
+    let path = syntax::static_ref(name).filter(|found| found.is_whole).map(|found| found.path);
     let Some(path) = path else { return Err("only a name can be called".to_owned()) };
     let full = file.resolve(&path);
     let dotted = path.join(".");
     if let Some(arities) = functions.get(&full) {
-        return if fits(arities, arguments) {
-            Ok(Some(full))
-        } else {
-            Err(arity_message(&dotted, arities, arguments))
-        };
+        let fits = fits(arities, called);
+        return if fits { Ok(Some(full)) } else { Err(arity_message(&dotted, arities, arguments)) };
     }
-    match builtins::arity(&dotted).filter(|_| purpose.permits(&dotted)) {
+    // An import or a variable takes the name from the built-ins.
+    let is_taken = called.is_local || path.first().is_some_and(|root| file.imports.contains_key(root));
+    match builtins::arity(&dotted).filter(|_| purpose.permits(&dotted) && !is_taken) {
         Some(Arity::Any) => Ok(None),
         Some(Arity::Exactly(arity)) => {
             let arities = BTreeSet::from([arity]);
-            if fits(&arities, arguments) {
-                Ok(None)
-            } else {
-                Err(arity_message(&dotted, &arities, arguments))
-            }
+            if fits(&arities, called) { Ok(None) } else { Err(arity_message(&dotted, &arities, arguments)) }
         }
+        None if is_taken => Err(format!("unknown function `{dotted}`")),
         None => Err(builtins::why_unknown(&dotted)),
     }
 }
 
-/// One more argument than declared takes the result: `f(x, y)` for `y = f(x)`.
-fn fits(arities: &BTreeSet<usize>, arguments: usize) -> bool {
-    arities.iter().any(|arity| *arity == arguments || arity + 1 == arguments)
+/// One more argument than declared takes the result: `f(x, y)` for `y = f(x)`, where the call stands alone.
+fn fits(arities: &BTreeSet<usize>, called: &Called<'_>) -> bool {
+    let given = called.arguments;
+    arities.iter().any(|arity| *arity == given || (called.is_statement && arity + 1 == given))
 }
 
 fn arity_message(name: &str, arities: &BTreeSet<usize>, found: usize) -> String {
@@ -193,39 +231,26 @@ fn problem_at(span: &Span, code: ErrorCode, message: String) -> Problem {
     Problem { file: span.source.get_path().clone(), line: span.line, column: span.col, code, message }
 }
 
-/// Every rule that can reach itself. A reference reaches the rules above and below it, as in OPA.
-fn recursion(uses: &BTreeMap<Name, Uses<'_>>) -> Vec<Problem> {
-    let edges: HashMap<&Name, Vec<&Name>> = uses
-        .iter()
-        .map(|(rule, found)| {
-            let reached = uses.keys().filter(|other| found.names.iter().any(|name| overlap(name, other)));
-            (rule, reached.collect())
-        })
-        .collect();
-    uses.iter()
-        .filter(|(rule, _)| reaches_itself(rule, &edges))
-        .map(|(rule, found)| {
-            problem_at(found.at, ErrorCode::Recursion, format!("rule {} is recursive", rule.join(".")))
-        })
-        .collect()
-}
-
-fn overlap(used: &Pattern, rule: &Name) -> bool {
-    used.iter().zip(rule).all(|(used, part)| used.as_ref().is_none_or(|used| used == part))
-}
-
-fn reaches_itself(rule: &Name, edges: &HashMap<&Name, Vec<&Name>>) -> bool {
-    let mut seen = HashSet::new();
-    let mut open: Vec<&Name> = edges.get(rule).cloned().unwrap_or_default();
-    while let Some(next) = open.pop() {
-        if next == rule {
-            return true;
-        }
-        if seen.insert(next) {
-            open.extend(edges.get(next).into_iter().flatten().copied());
+fn chains(uses: &BTreeMap<Name, Uses<'_>>) -> Vec<Problem> {
+    let at = |name: &Name| uses.get(name).map(|found| found.at);
+    match graph::trouble(uses) {
+        None => Vec::new(),
+        Some(Trouble::Recursive(names)) => names
+            .iter()
+            .filter_map(|name| {
+                let message = format!("rule {} is recursive", name.join("."));
+                Some(problem_at(at(name)?, ErrorCode::Recursion, message))
+            })
+            .collect(),
+        Some(Trouble::TooDeep(name, depth)) => {
+            let message = format!(
+                "rule {} rests on a chain of rules that is {depth} levels deep, and at most {} fit on a stack",
+                name.join("."),
+                graph::MAX_CHAIN_DEPTH
+            );
+            at(&name).map(|at| problem_at(at, ErrorCode::Compile, message)).into_iter().collect()
         }
     }
-    false
 }
 
 #[cfg(test)]

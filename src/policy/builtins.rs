@@ -28,7 +28,7 @@ mod semver;
 mod sprintf;
 mod strings;
 mod template;
-mod template_string;
+pub mod template_string;
 mod time;
 mod units;
 mod uuids;

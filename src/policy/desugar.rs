@@ -110,6 +110,7 @@ impl Scanner<'_> {
                 }
                 b'}' => self.close_brace()?,
                 b'a'..=b'z' | b'A'..=b'Z' | b'_' => self.word(),
+                b'0'..=b'9' => self.number()?,
                 _ => self.at += 1,
             }
         }
@@ -223,6 +224,23 @@ impl Scanner<'_> {
     fn raw_string(&mut self) {
         self.at += 1;
         self.at += self.rest().find('`').map_or(self.rest().len(), |length| length + 1);
+    }
+
+    /// The engine writes out every digit that an exponent stands for.
+    fn number(&mut self) -> Scanned {
+        let starts = self.at;
+        let length =
+            self.rest().bytes().take_while(|byte| matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E')).count();
+        self.at += length;
+        if matches!(self.text.as_bytes().get(self.at - 1), Some(b'e' | b'E')) {
+            self.at +=
+                self.rest().bytes().take_while(|byte| matches!(byte, b'0'..=b'9' | b'+' | b'-')).count();
+        }
+        let number = self.text.get(starts..self.at).unwrap_or_default();
+        match number.find(['e', 'E']) {
+            Some(_) if json::parse_number(number).is_err() => Err((starts, "a number that is out of range")),
+            _ => Ok(()),
+        }
     }
 
     fn word(&mut self) {

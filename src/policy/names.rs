@@ -38,6 +38,13 @@ impl<'a> File<'a> {
         path
     }
 
+    /// The part of a rule's full name that is known without evaluating it; none where that is only its package.
+    #[must_use]
+    pub fn ground_path(&self, name: &Expr) -> Option<Name> {
+        let path = self.rule_path(name);
+        (path.len() > self.package.len()).then_some(path)
+    }
+
     /// The full name behind a reference that does not begin with a local variable.
     #[must_use]
     pub fn resolve(&self, path: &[String]) -> Name {

@@ -9,6 +9,7 @@ use regorus::{Engine, Value};
 use super::analysis::{self, InputReads};
 use super::builtins::{self, BuiltinErrors, Purpose};
 use super::conflict;
+use super::definitions;
 use super::desugar::CONSTANT;
 use super::error::{LoadError, Problem};
 use super::module::{Desugared, Module};
@@ -39,9 +40,9 @@ impl Program {
     /// # Errors
     /// Every mistake found, each with its place.
     pub fn new(sources: &Sources, time_limit: Duration, purpose: Purpose) -> Result<Self, LoadError> {
-        let (modules, reads, constants) = check(sources, purpose)?;
         let data = json::from_members(&sources.data)
             .map_err(|error| LoadError(vec![Problem::in_file("data", error.to_string())]))?;
+        let (modules, reads, constants) = check(sources, &data, purpose)?;
         Ok(Self { modules, data, constants: constants.into(), reads, time_limit, purpose })
     }
 
@@ -155,25 +156,35 @@ impl Program {
 }
 
 /// Every module parsed, analysed and translated.
-fn check(sources: &Sources, purpose: Purpose) -> Result<(Vec<Module>, InputReads, Vec<Value>), LoadError> {
+fn check(
+    sources: &Sources,
+    data: &Value,
+    purpose: Purpose,
+) -> Result<(Vec<Module>, InputReads, Vec<Value>), LoadError> {
     let mut constants = Vec::new();
     let desugared = all(sources.modules.iter().map(|file| Desugared::new(file, &mut constants)))?;
     let trees = all(desugared.iter().map(Desugared::parse))?;
     let files: Vec<File<'_>> = trees.iter().map(File::new).collect();
     let analysis = analysis::analyse(&files, purpose);
-    if !analysis.problems.is_empty() {
+    let mut problems = analysis.problems;
+    problems.extend(definitions::conflicts(&files, data));
+    if !problems.is_empty() {
         let place = |problem: Problem| match desugared.iter().find(|file| file.name == problem.file) {
             Some(file) => file.place(problem),
             None => problem,
         };
-        return Err(LoadError(analysis.problems.into_iter().map(place).collect()));
+        return Err(LoadError(problems.into_iter().map(place).collect()));
     }
+    let functions = analysis::function_names(&files);
     let (roots, replaced) = (names::rule_roots(&files), rewrite::replaced_builtins(&files));
     let mut wrapped = rewrite::replacing_builtins(&files);
     wrapped.extend(replaced.iter().cloned());
     let translated = desugared.into_iter().zip(&files).map(|(source, file)| {
         let rule_roots = roots.get(&file.package).cloned().unwrap_or_default();
-        source.translate(file, &Context { rule_roots, replaced: replaced.clone() })
+        source.translate(
+            file,
+            &Context { rule_roots, functions: functions.clone(), replaced: replaced.clone() },
+        )
     });
     let parts = all(translated)?.into_iter().flatten().collect();
     let mut modules = Module::of_parts(parts).map_err(|problem| LoadError(vec![problem]))?;

@@ -15,18 +15,23 @@ use std::collections::BTreeSet;
 use regorus::unstable::{ArithOp, BinOp, Expr, Rule, Span};
 use thiserror::Error;
 
-use super::builtins::operators::{ADD, DIVIDE, DOMAIN, INTERSECT, MULTIPLY, REMAINDER, SUBTRACT, UNITE};
+use super::builtins::operators::{
+    ADD, DIVIDE, DOMAIN, INTERSECT, MEMBER, MEMBER_WITH_KEY, MULTIPLY, REMAINDER, SUBTRACT, UNITE,
+};
+use super::builtins::template_string::PRINTED;
 use super::builtins::{self, WRAPPERS};
 use super::desugar;
 use super::edits::{Edit, Edited, blank};
-use super::names::{File, Scopes, reference};
-use super::syntax::{self, Node};
+use super::names::{File, Name, Scopes, reference};
+use super::syntax::{self, Node, Statement};
 
 /// What of other files the rewriting of one must know.
 #[derive(Default)]
 pub struct Context {
     /// The first part of the names of this package's rules.
     pub rule_roots: BTreeSet<String>,
+    /// The functions of all policies, by their whole names.
+    pub functions: BTreeSet<Name>,
     /// Functions of ours that some `with` of the whole policy replaces, by their names.
     pub replaced: BTreeSet<String>,
 }
@@ -130,15 +135,20 @@ impl<'a> Rewriter<'a, '_> {
             }
             Node::Expr(expr) => {
                 self.edits.extend(operator_edits(expr, self.text).into_iter().flatten());
+                self.membership(expr)?;
+                self.printed(expr)?;
                 if let Some(root) = syntax::root_of(expr) {
                     self.variable(root, scopes)?;
                 }
             }
-            Node::Statement(expr) => self.output_argument(expr, scopes)?,
+            Node::Statement { expr, kind } => {
+                self.output_argument(expr, scopes)?;
+                self.walked(expr, kind)?;
+            }
             Node::Callee { name, .. } => self.callee(name, scopes)?,
             Node::Domain(expr) => self.edits.extend(domain_edits(expr).into_iter().flatten()),
             Node::With { target, value } => {
-                self.callee(target, scopes)?;
+                self.target(target, scopes)?;
                 self.replacement(value, scopes)?;
             }
             Node::Head(name) => self.head(name)?,
@@ -172,6 +182,73 @@ impl<'a> Rewriter<'a, '_> {
             Some(_) => Ok(()),
             None => syntax::root_of(name).map_or(Ok(()), |root| self.variable(root, scopes)),
         }
+    }
+
+    /// What a `with` replaces: the engine knows a rule of this package by its whole name only.
+    fn target(&mut self, target: &Expr, scopes: &Scopes<'_>) -> Result<(), CannotRewrite> {
+        let root = syntax::root_of(target).filter(|root| !scopes.has(root.text()));
+        let Some(root) = root.filter(|root| self.context.rule_roots.contains(root.text())) else {
+            return self.callee(target, scopes);
+        };
+        let name = syntax::static_ref(target).map(|found| self.file.resolve(&found.path)).unwrap_or_default();
+        if self.file.imports.contains_key(root.text()) || self.context.functions.contains(&name) {
+            return self.callee(target, scopes);
+        }
+        let (from, to) = range(self.text, root)?;
+        let full = self.file.resolve(&[root.text().to_owned()]);
+        self.edits.push(Edit::replace(from, to, reference(&full)));
+        Ok(())
+    }
+
+    /// `x in xs` is undefined where a part of it is; to the engine it is false.
+    fn membership(&mut self, expr: &Expr) -> Result<(), CannotRewrite> {
+        let Expr::Membership { span, key, value, collection, .. } = expr else { return Ok(()) };
+        let ends = syntax::expr_range(self.text, value).ok_or(CannotRewrite)?.1;
+        let begins = range(self.text, syntax::start_of(collection))?.0;
+        let operator = find_word(self.text, ends, begins, "in").ok_or(CannotRewrite)?;
+        let function = if key.is_some() { MEMBER_WITH_KEY } else { MEMBER };
+        // Parentheses around its parts are in its span, and not in theirs.
+        let (first, last) = range(self.text, span)?;
+        let last = last.max(syntax::expr_range(self.text, collection).ok_or(CannotRewrite)?.1);
+        self.edits.push(Edit::insert(first, format!("{function}(")));
+        self.edits.push(Edit::replace(operator, operator + 2, ","));
+        self.edits.push(Edit::insert(last, ")"));
+        Ok(())
+    }
+
+    /// What is printed may be undefined or be several things, and decides nothing.
+    fn printed(&mut self, expr: &Expr) -> Result<(), CannotRewrite> {
+        let Expr::Call { span, fcn, params, .. } = expr else { return Ok(()) };
+        if !matches!(fcn.as_ref(), Expr::Var { span, .. } if span.text() == "print") {
+            return Ok(());
+        }
+        let closes = range(self.text, span)?.1.saturating_sub(1);
+        let mut begins = range(self.text, fcn.span())?.1;
+        begins += self.text.get(begins..closes).and_then(|rest| rest.find('(')).ok_or(CannotRewrite)? + 1;
+        let mut params = params.iter().peekable();
+        while let Some(param) = params.next() {
+            let behind = syntax::expr_range(self.text, param).ok_or(CannotRewrite)?.1;
+            let until = match params.peek() {
+                Some(next) => range(self.text, syntax::start_of(next))?.0,
+                None => closes,
+            };
+            let comma = find_operator(self.text, behind, until, ',');
+            let ends = comma.or((params.peek().is_none()).then_some(closes)).ok_or(CannotRewrite)?;
+            self.edits.push(Edit::insert(begins, format!("{PRINTED}({{daypass__print | daypass__print := ")));
+            self.edits.push(Edit::insert(ends, "})"));
+            begins = ends + 1;
+        }
+        Ok(())
+    }
+
+    /// `[path, value] := walk(x)` has every value there is; the engine knows only `walk(x, [path, value])` for that.
+    fn walked(&mut self, expr: &Expr, kind: Statement) -> Result<(), CannotRewrite> {
+        let Some(call) = assigned_walk(expr).filter(|_| kind == Statement::Plain) else { return Ok(()) };
+        let (begins, closes) = range(self.text, call)?;
+        let variable = format!("daypass__walk_{begins}");
+        self.edits.push(Edit::insert(begins, format!("{variable}; ")));
+        self.edits.push(Edit::insert(closes - 1, format!(", {variable}")));
+        Ok(())
     }
 
     /// What a `with` puts in a function's place: the engine takes only functions of policies there.
@@ -242,6 +319,27 @@ impl<'a> Rewriter<'a, '_> {
         self.edits.push(Edit::replace(from, to + 1, ""));
         Ok(())
     }
+}
+
+/// The call of `walk` with nothing to leave its result in.
+pub fn walk_call(expr: &Expr) -> Option<&Span> {
+    match expr {
+        Expr::Call { span, fcn, params, .. } if params.len() == 1 => {
+            matches!(fcn.as_ref(), Expr::Var { span, .. } if span.text() == "walk").then_some(span)
+        }
+        _ => None,
+    }
+}
+
+/// As [`walk_call`], where its result is given to a variable, or to an array of them.
+pub fn assigned_walk(expr: &Expr) -> Option<&Span> {
+    let Expr::AssignExpr { lhs, rhs, .. } = expr else { return None };
+    let is_variable = |expr: &Expr| matches!(expr, Expr::Var { .. });
+    let is_known = match lhs.as_ref() {
+        Expr::Array { items, .. } => items.iter().all(|item| is_variable(item)),
+        other => is_variable(other),
+    };
+    walk_call(rhs).filter(|_| is_known)
 }
 
 /// Every function of ours that a `with` replaces anywhere.
@@ -331,6 +429,13 @@ fn domain_edits(expr: &Expr) -> Option<[Edit; 2]> {
 
 fn is_number(expr: &Expr) -> bool {
     matches!(expr, Expr::Number { .. })
+}
+
+/// As [`find_operator`], for an operator that is a word.
+fn find_word(text: &str, from: usize, to: usize, word: &str) -> Option<usize> {
+    let first = word.chars().next()?;
+    let found = find_operator(text, from, to, first)?;
+    text.get(found..to)?.starts_with(word).then_some(found)
 }
 
 /// Between two operands stand their parentheses, white space, comments and the operator.

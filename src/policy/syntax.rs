@@ -37,6 +37,13 @@ pub const fn non_zero(value: usize) -> std::num::NonZeroUsize {
     }
 }
 
+/// How an expression stands in a body.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Statement {
+    Plain,
+    Negated,
+}
+
 /// What a walk comes across, parents before children.
 #[derive(Clone, Copy)]
 pub enum Node<'a> {
@@ -47,8 +54,11 @@ pub enum Node<'a> {
     /// before anything that can use them.
     Local(&'a Span),
     Expr(&'a Expr),
-    /// A call that stands as a statement of its own; follows as an expression too.
-    Statement(&'a Expr),
+    /// An expression that stands as a statement of its own; follows as an expression too.
+    Statement {
+        expr: &'a Expr,
+        kind: Statement,
+    },
     /// The name of a function that is called, and with how many arguments.
     Callee {
         name: &'a Expr,
@@ -137,6 +147,11 @@ pub fn start_of(expr: &Expr) -> &Span {
         Expr::RefDot { refr: inner, .. }
         | Expr::RefBrack { refr: inner, .. }
         | Expr::BinExpr { lhs: inner, .. }
+        | Expr::AssignExpr { lhs: inner, .. }
+        | Expr::BoolExpr { lhs: inner, .. }
+        | Expr::Call { fcn: inner, .. }
+        | Expr::Membership { key: Some(inner), .. }
+        | Expr::Membership { key: None, value: inner, .. }
         | Expr::ArithExpr { lhs: inner, .. } => start_of(inner),
         other => other.span(),
     }
@@ -186,6 +201,23 @@ pub fn arguments(rule: &Rule) -> &[regorus::unstable::Ref<Expr>] {
         Rule::Default { args, .. } | Rule::Spec { head: RuleHead::Func { args, .. }, .. } => args,
         Rule::Spec { .. } => &[],
     }
+}
+
+/// How deep scopes and calls nest in a rule, the rule itself included.
+pub fn depth(rule: &Rule) -> usize {
+    let (mut open, mut deepest, mut calls) = (0usize, 0usize, 0usize);
+    walk_rule(rule, &mut |node| {
+        match node {
+            Node::Open => open += 1,
+            Node::Close => open = open.saturating_sub(1),
+            // How calls nest in each other is not known here; all of a rule's are a bound for it.
+            Node::Callee { .. } => calls += 1,
+            _ => {}
+        }
+        deepest = deepest.max(open);
+    });
+    // The parser itself ends at 32 levels.
+    1 + deepest + calls.min(32)
 }
 
 /// All of a rule, from its head to the end of its last body.
@@ -304,8 +336,12 @@ fn walk_statements<'a>(query: &'a Query, visit: &mut impl FnMut(Node<'a>)) {
                 visit(Node::Domain(collection));
                 walk_expr(collection, visit);
             }
-            Literal::Expr { expr, .. } | Literal::NotExpr { expr, .. } => {
-                visit(Node::Statement(expr));
+            Literal::Expr { expr, .. } => {
+                visit(Node::Statement { expr, kind: Statement::Plain });
+                walk_expr(expr, visit);
+            }
+            Literal::NotExpr { expr, .. } => {
+                visit(Node::Statement { expr, kind: Statement::Negated });
                 walk_expr(expr, visit);
             }
             Literal::Every { key, value, domain, query, .. } => {

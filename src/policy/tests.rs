@@ -277,3 +277,105 @@ fn a_position_is_that_of_what_somebody_wrote() {
     let error = policy.decide(Document::NULL).unwrap_err().to_string();
     assert!(error.contains("two.rego:4:") || error.contains("one.rego:3:"), "{error}");
 }
+/// Each was allowed, or refused, by the engine left to itself.
+#[test]
+fn what_the_engine_means_otherwise_means_what_opa_means() {
+    let evil = r#"{"body": {"x": ["evil"]}, "m": "x", "q": 1}"#;
+    for (body, holds) in [
+        ("some v; [_, v] := walk(input.body); v == \"evil\"", true),
+        ("x := walk(input.body); x[1] == \"evil\"", true),
+        ("[_, v] = walk(input.body); v == \"evil\"", true),
+        ("[path, v] := walk(input.body); v == \"evil\"; count(path) == 2", true),
+        ("walk(input.body, [_, v]); v == \"evil\"", true),
+        ("1 == 1; [p, v] := walk(input) with input as {\"a\": 1}; v == 1; p == [\"a\"]", true),
+        ("(\"banned\" in input.tags) == false", false),
+        ("not \"banned\" in input.tags", true),
+        ("x := input.nothing in [1]; x == false", false),
+        ("(\"k\", 1 in input.nothing) == false", false),
+        ("((1 + 0)) in ([1] )", true),
+        ("1, 2 in [1, 2]", true),
+        ("{1, 2} == {x | some x in [1, 2]; not x in [3]}", true),
+        ("print(\"roles\", input.roles[_], (input.m), [1][_]); input.m == \"x\"", true),
+        ("print(); print(input.nothing.at.all,); input.m == \"x\"", true),
+        ("q == 2 with q as 2", true),
+        ("f(1) == 5 with f as five", true),
+        ("count([1]) == 5 with count as five", true),
+        ("io.jwt.decode(\"x\") == 5 with io.jwt.decode as five", true),
+        ("lib.x == 3 with lib.x as 3", true),
+    ] {
+        let text = format!(
+            "package a\nimport data.other.lib\ndefault allow := false\nq := 1\nf(x) := x\nfive(_) := 5\n\
+             allow if {{ {body} }}"
+        );
+        assert_eq!(allows(&text, evil), holds, "{body}");
+    }
+}
+
+#[test]
+fn definitions_that_cannot_stand_together_are_refused() {
+    for (text, place) in [
+        ("package a\ndefault p := 1\ndefault p := 2\nallow := p", "p.rego:3:9: multiple default rules"),
+        ("package a\np := 1\np(x) := x\nallow := p", "p.rego:3:1: conflicting rules"),
+        ("package a\np := 1\np contains 2\nallow := p", "p.rego:3:1: conflicting rules"),
+        ("package a\nallow := f(1, 2, 3)\nf(x) := x", "p.rego:2:10: `f` takes 1"),
+        ("package a\nallow := count([1], 2)", "p.rego:2:10: `count` takes 1"),
+        ("package a\nimport data.foo as json\nallow := json.marshal(1)", "p.rego:3:10: unknown function"),
+        ("package a\nallow if count(walk(input)) > 0", "p.rego:2:16: the result of `walk`"),
+        ("package a\nallow if not [_, 1] = walk(input)", "p.rego:2:23: the result of `walk`"),
+        ("package a\nallow if [_, 1] = walk(input)", "p.rego:2:"),
+        ("package as.b\nallow := true", "p.rego:1:"),
+        ("package a\nallow := 1e1000000000", "p.rego:2:10: a number"),
+    ] {
+        let error = compile(text, "a/allow").err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.starts_with(place), "{text}\n{error}");
+    }
+    let error = compile_files(&[("a.rego", "package a\nb := 1"), ("b.rego", "package a.b\nc := 1")], "a/b");
+    assert!(error.err().unwrap().to_string().contains("package data.a.b conflicts with rule data.a.b"));
+    let with_data = |data: &str| {
+        let mut sources =
+            Sources::from_text("p.rego", "package envoy.authz\ndefault allow := false\nx.y := 1");
+        sources.data = serde_json::from_str(data).unwrap();
+        Policy::compile(&sources, &DecisionPath::new("envoy/authz/allow"), LIMIT).err()
+    };
+    assert!(with_data(r#"{"envoy": {"authz": {"users": {}}}}"#).is_none());
+    for taken in [
+        r#"{"envoy": {"authz": {"allow": true}}}"#,
+        r#"{"envoy": {"authz": {"x": {"y": {}}}}}"#,
+        r#"{"envoy": {"authz": {"x": 1}}}"#,
+        r#"{"envoy": true}"#,
+    ] {
+        let error = with_data(taken).unwrap().to_string();
+        assert!(error.contains("conflicting rule for data path"), "{taken}: {error}");
+    }
+}
+
+/// A chain that fits on the stack is evaluated, a longer one is refused: neither may end the process.
+#[test]
+fn chains_of_rules_end_before_the_stack_does() {
+    let chain = |length: usize, link: &dyn Fn(usize) -> String| {
+        let rules: String = (0..length).map(link).collect();
+        format!("package a\n{rules}p{length} := 1\nallow := true if p0")
+    };
+    let plain = |index: usize| format!("p{index} := p{}\n", index + 1);
+    let nested = |index: usize| {
+        format!(
+            "p{index} if {{ count([1 | every y in [1] {{ count([2 | p{}]) > y - 1 }}]) > 0 }}\n",
+            index + 1
+        )
+    };
+    let thread = std::thread::Builder::new().stack_size(16 << 20);
+    let test = move || {
+        assert!(compile(&chain(4500, &plain), "a/allow").is_err());
+        assert!(compile(&chain(1500, &nested), "a/allow").is_err());
+        for text in [chain(300, &plain), chain(90, &nested)] {
+            let ruling = compile(&text, "a/allow").unwrap().decide(Document::NULL);
+            assert!(matches!(ruling.unwrap().outcome, Outcome::Allow(_)));
+        }
+        let began = Instant::now();
+        let many = (0..6000).map(|index| format!("f{index}(x) := x + data.b.c{index}\n"));
+        let many = many.fold("package a\n".to_owned(), |text, rule| text + &rule);
+        assert!(compile(&many, "a/allow").is_ok());
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    };
+    thread.spawn(test).unwrap().join().unwrap();
+}

@@ -3,7 +3,7 @@
 
 use regorus::Value;
 
-use super::{Builtin, Fault, Outcome, binary, unary};
+use super::{Builtin, Fault, Outcome, binary, ternary, unary};
 
 pub const ADD: &str = "daypass__add";
 pub const SUBTRACT: &str = "daypass__subtract";
@@ -13,8 +13,10 @@ pub const REMAINDER: &str = "daypass__remainder";
 pub const INTERSECT: &str = "daypass__intersect";
 pub const UNITE: &str = "daypass__unite";
 pub const DOMAIN: &str = "daypass__domain";
+pub const MEMBER: &str = "daypass__member";
+pub const MEMBER_WITH_KEY: &str = "daypass__member_with_key";
 
-pub const BUILTINS: [Builtin; 8] = [
+pub const BUILTINS: [Builtin; 10] = [
     binary(ADD, add).named("plus"),
     binary(SUBTRACT, subtract).named("minus"),
     binary(MULTIPLY, multiply).named("mul"),
@@ -23,6 +25,8 @@ pub const BUILTINS: [Builtin; 8] = [
     binary(INTERSECT, intersect).named("and"),
     binary(UNITE, unite).named("or"),
     unary(DOMAIN, domain),
+    binary(MEMBER, member).named("internal.member_2"),
+    ternary(MEMBER_WITH_KEY, member_with_key).named("internal.member_3"),
 ];
 
 /// A numeric operation; the engine does not export the type of its numbers, so this is not a function over it.
@@ -96,6 +100,30 @@ fn domain(value: &Value) -> Outcome {
         Value::Array(_) | Value::Set(_) | Value::Object(_) => value.clone(),
         _ => Value::Undefined,
     })
+}
+
+/// Nothing is in what is no collection.
+#[allow(clippy::unnecessary_wraps, reason = "the shape of a built-in")]
+fn member(value: &Value, collection: &Value) -> Outcome {
+    Ok(Value::Bool(match collection {
+        Value::Array(items) => items.iter().any(|item| item == value),
+        Value::Set(items) => items.contains(value),
+        Value::Object(members) => members.values().any(|member| member == value),
+        _ => false,
+    }))
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "the shape of a built-in")]
+fn member_with_key(key: &Value, value: &Value, collection: &Value) -> Outcome {
+    Ok(Value::Bool(match collection {
+        Value::Array(items) => {
+            let index = key.as_u64().ok().and_then(|index| usize::try_from(index).ok());
+            index.and_then(|index| items.iter().nth(index)) == Some(value)
+        }
+        Value::Set(items) => key == value && items.contains(value),
+        Value::Object(members) => members.get(key) == Some(value),
+        _ => false,
+    }))
 }
 
 #[cfg(test)]

@@ -5,7 +5,21 @@ use regorus::Value;
 use super::super::desugar::TEMPLATE;
 use super::{Builtin, Fault, Outcome, unary};
 
-pub const BUILTINS: [Builtin; 1] = [unary(TEMPLATE, join).named("template_string")];
+/// What an operand of `print` shows.
+pub const PRINTED: &str = "daypass__printed";
+
+pub const BUILTINS: [Builtin; 2] = [unary(TEMPLATE, join).named("template_string"), unary(PRINTED, printed)];
+
+/// The one value of an operand, all of them if there are several, or that there is none.
+fn printed(values: &Value) -> Outcome {
+    let found = values.as_set().map_err(|_| Fault::operand(1, "set", values))?;
+    let mut each = found.iter();
+    Ok(match (each.next(), each.next()) {
+        (None, _) => Value::from("<undefined>"),
+        (Some(only), None) => only.clone(),
+        _ => values.clone(),
+    })
+}
 
 /// Strings stand for themselves, sets for an expression: its one value, or none.
 fn join(parts: &Value) -> Outcome {

@@ -1,0 +1,96 @@
+//! Definitions that cannot stand beside each other: OPA's compiler refuses them, the engine takes the first, or fails
+//! while it decides.
+
+use std::collections::BTreeMap;
+
+use regorus::Value;
+use regorus::unstable::{Expr, Rule, RuleHead};
+
+use super::error::{ErrorCode, Problem};
+use super::names::{File, Name};
+use super::syntax;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Function,
+    /// One value.
+    Complete,
+    Set,
+    /// Has members, each by a definition of its own.
+    Object,
+}
+
+struct Definitions<'a> {
+    kind: Kind,
+    defaults: usize,
+    rule: &'a Rule,
+}
+
+/// Every conflict of definitions with each other, with packages and with base data.
+#[must_use]
+pub fn conflicts(files: &[File<'_>], data: &Value) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut known: BTreeMap<Name, Definitions<'_>> = BTreeMap::new();
+    for file in files {
+        for rule in &file.module.policy {
+            let (head, arity) = syntax::rule_name(rule);
+            let Some(name) = file.ground_path(head) else { continue };
+            let kind = kind_of(rule, head, arity);
+            let defaults = usize::from(matches!(rule.as_ref(), Rule::Default { .. }));
+            let Some(earlier) = known.get_mut(&name) else {
+                known.insert(name, Definitions { kind, defaults, rule });
+                continue;
+            };
+            earlier.defaults += defaults;
+            if defaults == 1 && earlier.defaults > 1 {
+                problems.push(problem(rule, format!("multiple default rules {} found", name.join("."))));
+            } else if earlier.kind != kind {
+                problems.push(problem(rule, format!("conflicting rules {} found", name.join("."))));
+            }
+        }
+    }
+    for (name, found) in &known {
+        let package = files.iter().map(|file| &file.package).find(|package| {
+            found.kind != Kind::Object && package.len() >= name.len() && package.starts_with(name)
+        });
+        if let Some(package) = package {
+            let message = format!("package {} conflicts with rule {}", package.join("."), name.join("."));
+            problems.push(problem(found.rule, message));
+        }
+        if let Some(place) = in_the_way(data, name) {
+            let message = format!("conflicting rule for data path {place} found: data files set it, too");
+            problems.push(problem(found.rule, message));
+        }
+    }
+    problems
+}
+
+fn kind_of(rule: &Rule, head: &Expr, arity: Option<usize>) -> Kind {
+    match rule {
+        _ if arity.is_some() => Kind::Function,
+        Rule::Spec { head: RuleHead::Set { .. }, .. } => Kind::Set,
+        _ if syntax::static_ref(head).is_some_and(|found| found.is_whole) => Kind::Complete,
+        _ => Kind::Object,
+    }
+}
+
+/// Base data at a rule's name, or something above it that has no members.
+fn in_the_way(data: &Value, name: &Name) -> Option<String> {
+    let mut here = data;
+    for (depth, part) in name.iter().enumerate().skip(1) {
+        let Value::Object(members) = here else { return Some(name.get(1..depth)?.join("/")) };
+        here = members.get(&Value::from(part.as_str()))?;
+    }
+    Some(name.get(1..)?.join("/"))
+}
+
+fn problem(rule: &Rule, message: String) -> Problem {
+    let at = syntax::start_of(syntax::rule_name(rule).0);
+    Problem {
+        file: at.source.get_path().clone(),
+        line: at.line,
+        column: at.col,
+        code: ErrorCode::Compile,
+        message,
+    }
+}
