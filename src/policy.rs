@@ -7,6 +7,7 @@
 mod analysis;
 mod builtins;
 mod conflict;
+mod data;
 mod desugar;
 mod document;
 mod edits;
@@ -33,9 +34,11 @@ use regorus::{Engine, Value};
 
 pub use analysis::InputReads;
 pub use builtins::BuiltinErrors;
-pub use document::{BadJson, Document, Key, Members};
+pub use data::{BadData, Branch, Data, MAX_VALUES, Misplaced, count_json_values, read_json, read_yaml};
+pub use document::{BadJson, Document, Key, Members, write_text};
 pub use error::{ErrorCode, EvalError, LoadError, Problem};
 pub use input::jit;
+pub use json::MAX_DEPTH;
 pub use lint::check;
 pub use output::{GrantsKey, Outcome, Ruling};
 pub use query::{Answer, Evaluator, Expression};

@@ -13,7 +13,7 @@ use super::module::{Desugared, Module};
 use super::names::{self, File};
 use super::rewrite::{self, Context};
 use super::source::{RegoFile, RegoVersion, Sources};
-use super::{json, syntax};
+use super::syntax;
 
 /// How often the engine looks at the clock, in evaluation steps of well under a microsecond each.
 const TIME_CHECK_INTERVAL: u32 = 256;
@@ -36,8 +36,7 @@ impl Program {
     /// Every mistake found, each with its place.
     pub fn new(sources: &Sources, time_limit: Duration, purpose: Purpose) -> Result<Self, LoadError> {
         let (modules, reads) = check(sources, purpose)?;
-        let data = json::from_members(&sources.data)
-            .map_err(|error| LoadError(vec![Problem::in_file("data", error.to_string())]))?;
+        let data = sources.data.value();
         Ok(Self { modules, data, reads, time_limit, purpose })
     }
 

@@ -46,6 +46,8 @@ pub struct Keeper {
     seen: Fingerprint,
     /// The last bundles that were good, if files can change beside them.
     fetched: Option<Fetched>,
+    /// The last one that was logged: bundles that are refused come again and again.
+    last_refusal: Option<String>,
 }
 
 /// Policy that came from servers, and what it is called.
@@ -136,7 +138,10 @@ impl Keeper {
     ) -> (Self, watch::Receiver<Turn>) {
         let (turn, turns) = watch::channel(Turn::Install);
         let seen = Sources::fingerprint(&settings.paths);
-        (Self { settings, rules, report, metrics, turn, threads, seen, fetched: None }, turns)
+        (
+            Self { settings, rules, report, metrics, turn, threads, seen, fetched: None, last_refusal: None },
+            turns,
+        )
     }
 
     /// Watches the files, and loads them again when they changed, or on SIGHUP whether or not they did. Takes bundles
@@ -159,6 +164,8 @@ impl Keeper {
             let is_settled = look == last_look;
             if is_asked || (is_settled && look != self.seen) {
                 self.seen = look.clone();
+                // Whoever wrote them waits for an answer, even if it is the same.
+                self.last_refusal = None;
                 // Why it is not used is in the log and in the report.
                 let _ = self.load(self.fetched.clone()).await;
             }
@@ -185,21 +192,26 @@ impl Keeper {
         }
     }
 
-    async fn load(&self, fetched: Option<Fetched>) -> Result<(), LoadError> {
+    async fn load(&mut self, fetched: Option<Fetched>) -> Result<(), LoadError> {
         let (settings, threads) = (self.settings.clone(), self.threads);
         let loaded = tokio::task::spawn_blocking(move || load_with(&settings, threads, fetched)).await;
         let failed = |error: JoinError| LoadError(vec![Problem::in_file("policy", error.to_string())]);
         match loaded.map_err(failed).flatten() {
             Ok(rules) => {
+                self.last_refusal = None;
                 self.swap(rules);
                 Ok(())
             }
             Err(error) => {
                 self.metrics.count_policy_load(false);
-                tracing::error!(
-                    "a changed policy cannot be used, and the one before stays in force:\n{error}"
-                );
-                self.report.refused(&error.to_string());
+                let text = error.to_string();
+                self.report.refused(&text);
+                if self.last_refusal.as_ref() != Some(&text) {
+                    tracing::error!(
+                        "a changed policy cannot be used, and the one before stays in force:\n{text}"
+                    );
+                    self.last_refusal = Some(text);
+                }
                 Err(error)
             }
         }
