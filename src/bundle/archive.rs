@@ -53,6 +53,10 @@ pub fn read(
     verification: Option<&Verification>,
 ) -> Result<Bundle, BundleError> {
     let Contents { signatures, manifest } = survey(archive, limits)?;
+    let mut values_left = policy::MAX_VALUES;
+    if let Some(signatures) = &signatures {
+        charge(&mut values_left, policy::count_json_values(signatures))?;
+    }
     let mut claims = match (signatures, verification) {
         (Some(signatures), Some(verification)) => Some(verification.verify(&signatures)?),
         (Some(_), None) => {
@@ -66,7 +70,6 @@ pub fn read(
         }
         (None, _) => None,
     };
-    let mut values_left = policy::MAX_VALUES;
     let manifest = match manifest {
         Some(bytes) => {
             charge(&mut values_left, policy::count_json_values(&bytes))?;

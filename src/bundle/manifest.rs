@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
-use serde_json::{Map, Value as Json};
+use serde::de::IgnoredAny;
 
 use super::BundleError;
 use super::pattern::Pattern;
@@ -48,7 +48,6 @@ impl fmt::Display for Root {
 pub struct Manifest {
     pub revision: Option<String>,
     pub roots: Vec<Root>,
-    pub metadata: Map<String, Json>,
     /// As it was written, with OPA's defaults; for `data.system.bundles`.
     pub document: Document,
     rego_version: Option<i64>,
@@ -60,10 +59,9 @@ pub struct Manifest {
 struct Written {
     revision: Option<String>,
     roots: Option<Vec<String>>,
-    metadata: Option<Map<String, Json>>,
     rego_version: Option<i64>,
     file_rego_versions: Option<BTreeMap<String, i64>>,
-    wasm: Option<Vec<Json>>,
+    wasm: Option<Vec<IgnoredAny>>,
 }
 
 impl Default for Manifest {
@@ -72,7 +70,6 @@ impl Default for Manifest {
         Self {
             revision: None,
             roots: vec![Root(Vec::new())],
-            metadata: Map::new(),
             document: with_defaults(Data::default()),
             rego_version: None,
             file_rego_versions: Vec::new(),
@@ -111,7 +108,6 @@ impl Manifest {
         Ok(Self {
             revision: written.revision.filter(|revision| !revision.is_empty()),
             roots,
-            metadata: written.metadata.unwrap_or_default(),
             rego_version: written.rego_version,
             file_rego_versions: file_rego_versions.collect::<Result<_, _>>()?,
             document: with_defaults(document),
@@ -193,7 +189,7 @@ fn outside<'a>(roots: &[Root], data: Branch<'a>, path: &mut Vec<&'a str>) -> Opt
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value as Json, json};
 
     use super::*;
 

@@ -222,6 +222,10 @@ async fn policy_comes_from_a_bundle_server_that_may_be_away() {
     bundles.set(conditional("\"three\"", &bundle(3, "")));
     wait_for("the third bundle", || (report(&server)["policy"]["revision"] == "authz=r3").then_some(()));
     assert_eq!(version(&mut server.client().await).await, 3);
+    // It is saved after it is in use, and before the server is asked again.
+    let requests = || report(&server)["policy"]["bundles"][0]["requests"].as_u64();
+    let before = requests();
+    wait_for("the third bundle on disk", || (requests() > before).then_some(()));
 
     // A restart while the server is away begins with what is on disk.
     drop(server);

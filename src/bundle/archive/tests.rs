@@ -83,7 +83,9 @@ fn what_tar_packs() {
     {
         let bundle = unsigned(&packed(&files, how, ".")).unwrap();
         assert_eq!(bundle.manifest.revision.as_deref(), Some("r1"));
-        assert_eq!(bundle.manifest.metadata["x"], json!(1));
+        let manifest = bundle.manifest.document.to_json().unwrap();
+        let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+        assert_eq!(manifest["metadata"]["x"], json!(1));
         let data =
             json!({"roles": {"admin": ["alice"], "bindings": {"bob": ["viewer"]}}, "app": {"deep": [1]}});
         assert_eq!(Ok(bundle.data), Data::from_json(&data.to_string()), "{how:?}");
@@ -435,6 +437,9 @@ fn values_are_counted_before_they_are_made() {
         let error = beside_a_signature("data.json", &file, names).unwrap_err();
         assert_eq!(error.code(), if names == ["elsewhere"] { "signature" } else { "too_large" });
     }
+    let many = format!("{{\"signatures\": [{}\"\"]}}", "\"\",".repeat(policy::MAX_VALUES));
+    let archive = plain(&[(".signatures.json", &many)]);
+    assert_eq!(read("authz", &archive, Limits::default(), None).unwrap_err().code(), "too_large");
     // Of all files together.
     let half = format!("[{}0]", "0,".repeat(policy::MAX_VALUES / 2));
     let archive = plain(&[("a/data.json", &half), ("b/data.json", &half)]);
