@@ -140,3 +140,14 @@ fn warn_of(source: &config::Source) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_names_a_proxy() {
+        assert_eq!(proxy_variable(|name| name == "http_proxy"), Some("http_proxy"));
+        assert_eq!(proxy_variable(|name| name == "NO_PROXY"), None);
+    }
+}
