@@ -9,7 +9,6 @@ mod archive;
 mod canonical;
 mod compose;
 pub mod config;
-mod data;
 mod directory;
 mod error;
 mod fetch;
@@ -21,15 +20,13 @@ mod poll;
 mod signature;
 mod status;
 mod tls;
-mod yaml;
 
 use std::sync::Arc;
 
-use serde_json::{Map, Value as Json};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::policy::RegoFile;
+use crate::policy::{Data, RegoFile};
 
 pub use archive::{Limits, read};
 pub use compose::{Candidate, Candidates};
@@ -47,7 +44,7 @@ use status::Board;
 pub struct Bundle {
     pub manifest: Manifest,
     pub modules: Vec<RegoFile>,
-    pub data: Map<String, Json>,
+    pub data: Data,
 }
 
 /// All configured bundles and the tasks that keep them. Dropping it ends the tasks.
@@ -80,6 +77,12 @@ impl Bundles {
         let names = config.sources.iter().map(|source| source.name.clone()).collect();
         let candidates = compose::start(&mut tasks, names, queue);
         let directory = Arc::<std::path::Path>::from(config.persistence_directory);
+        if let Some(name) =
+            proxy_variable(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
+            && config.sources.iter().any(|source| matches!(source.origin, config::Origin::Service { .. }))
+        {
+            tracing::warn!("{name} is set, and bundles are fetched without a proxy");
+        }
         for source in config.sources {
             warn_of(&source);
             let (board, arrivals, directory) = (Arc::clone(&board), arrivals.clone(), Arc::clone(&directory));
@@ -109,6 +112,11 @@ impl Bundles {
     }
 }
 
+/// What OPA would go by.
+fn proxy_variable(is_set: impl Fn(&str) -> bool) -> Option<&'static str> {
+    ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"].into_iter().find(|name| is_set(name))
+}
+
 /// Of what lets others write policy. OPA takes it, so it is not refused.
 fn warn_of(source: &config::Source) {
     let config::Origin::Service { service, url } = &source.origin else { return };
@@ -130,5 +138,16 @@ fn warn_of(source: &config::Source) {
             bundle = source.name,
             "fetched in clear and not signed: whoever is on the way can change policy"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_names_a_proxy() {
+        assert_eq!(proxy_variable(|name| name == "http_proxy"), Some("http_proxy"));
+        assert_eq!(proxy_variable(|name| name == "NO_PROXY"), None);
     }
 }

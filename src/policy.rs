@@ -7,12 +7,14 @@
 mod analysis;
 mod builtins;
 mod conflict;
+mod data;
 mod definitions;
 mod desugar;
 mod document;
 mod edits;
 mod engines;
 mod error;
+mod files;
 mod graph;
 mod input;
 mod json;
@@ -35,16 +37,21 @@ use regorus::{Engine, Value};
 
 pub use analysis::InputReads;
 pub use builtins::BuiltinErrors;
-pub use document::{BadJson, Document, Key, Members};
+pub use data::{BadData, Branch, Data, MAX_VALUES, Misplaced, count_json_values, read_json, read_yaml};
+pub use document::{BadJson, Document, Key, Members, write_text};
 pub use error::{ErrorCode, EvalError, LoadError, Problem};
+pub use files::Fingerprint;
 pub use input::jit;
+pub use json::MAX_DEPTH;
 pub use lint::check;
 pub use output::{GrantsKey, Outcome, Ruling};
 pub use query::{Answer, Evaluator, Expression};
-pub use source::{Fingerprint, RegoFile, RegoVersion, Sources};
+pub use source::{RegoFile, RegoVersion, Sources};
 pub use testing::{FileCoverage, TestOutcome, TestResult, TestRun, run as run_tests};
 
 use builtins::Purpose;
+pub use engines::{Generation, retire_before};
+
 use engines::Worker;
 use program::Program;
 
@@ -78,7 +85,7 @@ const ENTRY_PACKAGE: &str = "daypass.internal.entry";
 /// A set of policies that compiled, ready to be evaluated on any thread.
 pub struct Policy {
     /// Tells the policies of this process apart, so that a thread notices when it has another one's engine.
-    generation: u64,
+    generation: Generation,
     program: Program,
     entry: String,
     grants_key: GrantsKey,
@@ -95,7 +102,7 @@ impl Policy {
         static GENERATIONS: AtomicU64 = AtomicU64::new(1);
         let program = Program::new(sources, time_limit, Purpose::Decision)?;
         let grants_key = if program.reads().names("jit") { GrantsKey::Binding } else { GrantsKey::Foreign };
-        let generation = GENERATIONS.fetch_add(1, Ordering::Relaxed);
+        let generation = Generation(GENERATIONS.fetch_add(1, Ordering::Relaxed));
         let mut policy =
             Self { generation, program, entry: rule_path(path), grants_key, spare: Mutex::default() };
         if policy.engine().is_err() {
@@ -165,9 +172,10 @@ impl Policy {
         let _ = engines::install(self.generation, || self.take_worker());
     }
 
-    /// Drops this thread's engines of all other policies.
-    pub fn retire_others(&self) {
-        engines::retire_all_but(self.generation);
+    /// Tells the policies of this process apart; a later one is greater.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.generation
     }
 
     fn evaluate(&self, input: Value, rule: &str) -> Result<Value, EvalError> {

@@ -34,7 +34,7 @@ use crate::clock::Clock;
 use crate::config::{Config, StoreConfig};
 use crate::metrics::Metrics;
 use crate::ops::{self, PolicyReport, Readiness};
-use crate::policy::LoadError;
+use crate::policy::{Fingerprint, LoadError};
 use crate::replica::{Replica, Staleness};
 use crate::store::{EmbeddedStore, Ledger, RedisStore, Store, StoreError, Surroundings};
 
@@ -115,6 +115,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
         Arc::clone(&parts.readiness.policy),
         Arc::clone(&parts.checker.metrics),
         worker::count(),
+        parts.seen.clone(),
     );
     let candidates = config.policy.bundles.clone().map(|bundles| {
         let (mut bundles, candidates) = Bundles::start(bundles);
@@ -179,11 +180,14 @@ struct Parts {
     token: Token,
     readiness: Arc<Readiness>,
     log_writer: Option<JoinHandle<()>>,
+    seen: Fingerprint,
 }
 
 impl Parts {
     fn build(config: &Config) -> Result<Self, ServeError> {
         let metrics = Arc::new(Metrics::new()?);
+        // Before they are read: a change while they are is seen as one.
+        let seen = Fingerprint::of(&config.policy.paths);
         let rules =
             load_policy(&config.policy, worker::count()).inspect_err(|_| metrics.count_policy_load(false))?;
         metrics.count_policy_load(true);
@@ -224,7 +228,7 @@ impl Parts {
             clock: Clock::System,
             in_flight: AtomicUsize::new(0),
         });
-        Ok(Self { checker, store, token, readiness, log_writer })
+        Ok(Self { checker, store, token, readiness, log_writer, seen })
     }
 }
 

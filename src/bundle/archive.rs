@@ -9,12 +9,11 @@ use std::collections::HashSet;
 use std::io::{self, Read};
 
 use flate2::read::MultiGzDecoder;
-use serde_json::Map;
 use tar::{Archive, EntryType, PaxExtensions};
 
 use super::signature::{Claims, Content, Verification};
-use super::{Bundle, BundleError, Manifest, data, yaml};
-use crate::policy::RegoFile;
+use super::{Bundle, BundleError, Manifest};
+use crate::policy::{self, Data, RegoFile};
 
 /// Bounds of one bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +53,10 @@ pub fn read(
     verification: Option<&Verification>,
 ) -> Result<Bundle, BundleError> {
     let Contents { signatures, manifest } = survey(archive, limits)?;
+    let mut values_left = policy::MAX_VALUES;
+    if let Some(signatures) = &signatures {
+        charge(&mut values_left, policy::count_json_values(signatures))?;
+    }
     let mut claims = match (signatures, verification) {
         (Some(signatures), Some(verification)) => Some(verification.verify(&signatures)?),
         (Some(_), None) => {
@@ -68,26 +71,44 @@ pub fn read(
         (None, _) => None,
     };
     let manifest = match manifest {
-        Some(bytes) => Manifest::parse(data::json(".manifest", &bytes)?)?,
+        Some(bytes) => {
+            charge(&mut values_left, policy::count_json_values(&bytes))?;
+            if let Some(claims) = &mut claims
+                && claims.covers(MANIFEST)?
+            {
+                claims.check(MANIFEST, Content::Json(&bytes))?;
+            }
+            Manifest::parse(&bytes)?
+        }
         None => Manifest::default(),
     };
-    let mut bundle = Bundle { manifest, modules: Vec::new(), data: Map::new() };
+    let bundle = Bundle { manifest, modules: Vec::new(), data: Data::default() };
+    let mut reader = Reader { bundle, name, values_left };
     walk(archive, limits, |path, size, content| {
         let kind = Kind::of(path);
-        let is_signed = claims.as_mut().is_some_and(|claims| claims.covers(path));
-        if kind == Kind::Signatures || (kind == Kind::Other && !is_signed) {
+        if matches!(kind, Kind::Signatures | Kind::Manifest) {
+            return Ok(());
+        }
+        // Before a byte of it is read: anybody can put a file beside somebody else's signature.
+        let is_signed = match &mut claims {
+            Some(claims) => claims.covers(path)?,
+            None => false,
+        };
+        if kind == Kind::Other && !is_signed {
             return Ok(());
         }
         let bytes = whole(path, size, content)?;
-        let claims = claims.as_mut().filter(|_| is_signed);
-        add(&mut bundle, name, path, kind, bytes, claims)
+        reader.add(path, kind, bytes, claims.as_mut().filter(|_| is_signed))
     })?;
     if let Some(claims) = claims {
         claims.finish()?;
     }
+    let bundle = reader.bundle;
     bundle.manifest.check_data(&bundle.data)?;
     Ok(bundle)
 }
+
+const MANIFEST: &str = ".manifest";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -108,7 +129,7 @@ impl Kind {
         }
         match file {
             ".signatures.json" if !path.contains('/') => Self::Signatures,
-            ".manifest" if !path.contains('/') => Self::Manifest,
+            MANIFEST if !path.contains('/') => Self::Manifest,
             "data.json" => Self::Json,
             "data.yaml" => Self::Yaml { is_structured: true },
             // OPA's signatures are over the bytes of this one.
@@ -118,44 +139,80 @@ impl Kind {
     }
 }
 
-fn add(
-    bundle: &mut Bundle,
-    name: &str,
-    path: &str,
-    kind: Kind,
-    bytes: Vec<u8>,
-    claims: Option<&mut Claims>,
-) -> Result<(), BundleError> {
-    let value = match kind {
-        Kind::Json => Some(data::json(path, &bytes)?),
-        Kind::Yaml { .. } => Some(yaml::parse(path, &bytes)?),
-        _ => None,
-    };
-    if let Some(claims) = claims {
-        let content = match (kind, &value) {
-            (Kind::Manifest | Kind::Json, _) => Content::Json(&bytes),
-            (Kind::Yaml { is_structured: true }, Some(value)) => Content::Yaml(value),
-            _ => Content::Bytes(&bytes),
+struct Reader<'a> {
+    bundle: Bundle,
+    name: &'a str,
+    /// That all files together may still have.
+    values_left: usize,
+}
+
+impl Reader<'_> {
+    /// Checks the file against what was signed as early as its hash allows, and reads it. Only of `data.yaml` the hash is
+    /// over what it means.
+    fn add(
+        &mut self,
+        path: &str,
+        kind: Kind,
+        bytes: Vec<u8>,
+        mut claims: Option<&mut Claims>,
+    ) -> Result<(), BundleError> {
+        let mut check = |content: Content<'_>| match &mut claims {
+            Some(claims) => claims.check(path, content),
+            None => Ok(()),
         };
-        claims.check(path, content)?;
-    }
-    if kind == Kind::Module {
-        let text = String::from_utf8(bytes)
-            .map_err(|error| BundleError::Content(format!("{path}: not UTF-8: {}", error.utf8_error())))?;
-        let version = bundle.manifest.version(path, &text)?;
-        let module = RegoFile { version, ..RegoFile::new(format!("{name}/{path}"), text) };
-        let package = module.package().map_err(|problem| BundleError::Content(problem.to_string()))?;
-        bundle.manifest.check_package(path, &package)?;
-        bundle.modules.push(module);
-    } else if let Some(value) = value {
+        let not = |what: &str, error: &policy::BadData| {
+            BundleError::Content(format!("{path}: not {what}: {error}"))
+        };
+        let document = match kind {
+            Kind::Json => {
+                charge(&mut self.values_left, policy::count_json_values(&bytes))?;
+                check(Content::Json(&bytes))?;
+                policy::read_json(&bytes).map_err(|error| not("JSON", &error))?
+            }
+            Kind::Yaml { is_structured } => {
+                if !is_structured {
+                    check(Content::Bytes(&bytes))?;
+                }
+                let read = policy::read_yaml(&bytes, self.values_left);
+                let (document, count) = read.map_err(|error| not("YAML", &error))?;
+                charge(&mut self.values_left, count)?;
+                if is_structured {
+                    check(Content::Yaml(&document))?;
+                }
+                document
+            }
+            Kind::Module => {
+                check(Content::Bytes(&bytes))?;
+                return self.add_module(path, bytes);
+            }
+            Kind::Signatures | Kind::Manifest | Kind::Other => return check(Content::Bytes(&bytes)),
+        };
         let mut directory: Vec<_> = path.split('/').collect();
         directory.pop();
         // As OPA, which takes the dot off a hidden directory's name.
         if let Some(first) = directory.first_mut() {
             *first = first.trim_start_matches('.');
         }
-        data::insert(&mut bundle.data, &directory, value, path)?;
+        let placed = self.bundle.data.insert(&directory, document);
+        placed.map_err(|error| BundleError::Content(format!("{path}: {error}")))
     }
+
+    fn add_module(&mut self, path: &str, bytes: Vec<u8>) -> Result<(), BundleError> {
+        let text = String::from_utf8(bytes)
+            .map_err(|error| BundleError::Content(format!("{path}: not UTF-8: {}", error.utf8_error())))?;
+        let version = self.bundle.manifest.version(path, &text)?;
+        let module = RegoFile { version, ..RegoFile::new(format!("{}/{path}", self.name), text) };
+        let package = module.package().map_err(|problem| BundleError::Content(problem.to_string()))?;
+        self.bundle.manifest.check_package(path, &package)?;
+        self.bundle.modules.push(module);
+        Ok(())
+    }
+}
+
+fn charge(left: &mut usize, count: usize) -> Result<(), BundleError> {
+    *left = left.checked_sub(count).ok_or_else(|| {
+        BundleError::TooLarge(format!("its data has more than {} values", policy::MAX_VALUES))
+    })?;
     Ok(())
 }
 

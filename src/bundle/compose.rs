@@ -6,13 +6,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde_json::{Map, Value as Json, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::config::Source;
-use super::{Bundle, BundleError, Manifest, archive, data};
-use crate::policy::Sources;
+use super::{Bundle, BundleError, Manifest, archive};
+use crate::policy::{Data, Sources};
 
 /// A bundle that was read and verified, and whoever waits to hear whether it is used.
 #[derive(Debug)]
@@ -199,7 +198,7 @@ fn conflict(one: &Loaded, other: &Loaded) -> Option<String> {
 
 fn compose(parts: impl Iterator<Item = (Loaded, Option<Bundle>)>) -> Result<Sources, BundleError> {
     let mut sources = Sources::default();
-    let mut manifests = Map::new();
+    let mut manifests = Data::default();
     for (loaded, bundle) in parts {
         let source = &loaded.source;
         let bundle = match bundle {
@@ -209,21 +208,22 @@ fn compose(parts: impl Iterator<Item = (Loaded, Option<Bundle>)>) -> Result<Sour
             }
         };
         sources.modules.extend(bundle.modules);
-        data::merge(&mut sources.data, bundle.data, &mut vec!["data".to_owned()])
+        sources
+            .data
+            .merge(bundle.data)
             .map_err(|place| BundleError::Conflict(format!("{place} is set by two bundles")))?;
-        manifests.insert(source.name.clone(), json!({"manifest": bundle.manifest.document}));
+        manifests.set(&[source.name.as_str(), "manifest"], bundle.manifest.document);
     }
     // What a bundle that owns all of `data` says itself comes before what is said of it.
-    let system = sources.data.entry("system").or_insert_with(|| Json::Object(Map::new()));
-    if let Json::Object(system) = system {
-        system.entry("bundles").or_insert(Json::Object(manifests));
-    }
+    sources.data.set_default(&["system", "bundles"], manifests.into_document());
     Ok(sources)
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::config::{Origin, Polling};
+    use serde_json::json;
+
     use super::*;
 
     type Answer = oneshot::Receiver<Result<(), BundleError>>;
@@ -237,8 +237,9 @@ mod tests {
             verification: None,
             limits: archive::Limits::default(),
         };
-        let manifest = Manifest::parse(json!({"revision": name, "roots": roots})).unwrap();
-        let bundle = Bundle { manifest, modules: Vec::new(), data: Map::new() };
+        let manifest = json!({"revision": name, "roots": roots}).to_string();
+        let manifest = Manifest::parse(manifest.as_bytes()).unwrap();
+        let bundle = Bundle { manifest, modules: Vec::new(), data: Data::default() };
         let (verdict, answer) = oneshot::channel();
         // Read again only if it was offered before, which it never is here.
         (Arrival::new(Arc::new(source), bundle, Arc::from([].as_slice()), verdict), answer)
@@ -261,8 +262,9 @@ mod tests {
         let candidate = candidates.next().await.unwrap();
         assert_eq!(candidate.revisions.into_keys().collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(candidate.missing, ["c"]);
-        let manifests = &candidate.sources.data["system"]["bundles"];
-        assert_eq!(manifests["b"]["manifest"], json!({"revision": "b", "roots": ["b"]}));
+        let data: serde_json::Value =
+            serde_json::from_str(&candidate.sources.data.to_json().unwrap()).unwrap();
+        assert_eq!(data["system"]["bundles"]["b"]["manifest"], json!({"revision": "b", "roots": ["b"]}));
         candidate.verdict.accept();
         assert_eq!((a_answer.await.unwrap(), b_answer.await.unwrap()), (Ok(()), Ok(())));
     }

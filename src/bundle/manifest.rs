@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
-use serde_json::{Map, Value as Json};
+use serde::de::IgnoredAny;
 
 use super::BundleError;
 use super::pattern::Pattern;
-use crate::policy::RegoVersion;
+use crate::policy::{self, Branch, Data, Document, RegoVersion};
 
 /// A path below `data`. No segments: all of `data`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,9 +48,8 @@ impl fmt::Display for Root {
 pub struct Manifest {
     pub revision: Option<String>,
     pub roots: Vec<Root>,
-    pub metadata: Map<String, Json>,
     /// As it was written, with OPA's defaults; for `data.system.bundles`.
-    pub document: Json,
+    pub document: Document,
     rego_version: Option<i64>,
     file_rego_versions: Vec<(Pattern, i64)>,
 }
@@ -60,10 +59,9 @@ pub struct Manifest {
 struct Written {
     revision: Option<String>,
     roots: Option<Vec<String>>,
-    metadata: Option<Map<String, Json>>,
     rego_version: Option<i64>,
     file_rego_versions: Option<BTreeMap<String, i64>>,
-    wasm: Option<Vec<Json>>,
+    wasm: Option<Vec<IgnoredAny>>,
 }
 
 impl Default for Manifest {
@@ -72,8 +70,7 @@ impl Default for Manifest {
         Self {
             revision: None,
             roots: vec![Root(Vec::new())],
-            metadata: Map::new(),
-            document: with_defaults(Json::Object(Map::new())),
+            document: with_defaults(Data::default()),
             rego_version: None,
             file_rego_versions: Vec::new(),
         }
@@ -81,9 +78,12 @@ impl Default for Manifest {
 }
 
 impl Manifest {
-    pub(super) fn parse(document: Json) -> Result<Self, BundleError> {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, BundleError> {
         let wrong = |message: String| BundleError::Content(format!(".manifest: {message}"));
-        let written = Written::deserialize(&document).map_err(|error| wrong(error.to_string()))?;
+        let document = policy::read_json(bytes).map_err(|error| wrong(format!("not JSON: {error}")))?;
+        let document = Data::from_document(document).ok_or_else(|| wrong("not an object".to_owned()))?;
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+        let written: Written = serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
         if written.wasm.is_some_and(|resolvers| !resolvers.is_empty()) {
             let message = ".manifest: rules compiled to WebAssembly (`wasm`) are not supported; build the bundle with \
                            `-t rego`";
@@ -108,7 +108,6 @@ impl Manifest {
         Ok(Self {
             revision: written.revision.filter(|revision| !revision.is_empty()),
             roots,
-            metadata: written.metadata.unwrap_or_default(),
             rego_version: written.rego_version,
             file_rego_versions: file_rego_versions.collect::<Result<_, _>>()?,
             document: with_defaults(document),
@@ -142,8 +141,8 @@ impl Manifest {
     }
 
     /// Complains of data outside the roots.
-    pub(super) fn check_data(&self, data: &Map<String, Json>) -> Result<(), BundleError> {
-        match outside(&self.roots, data, &mut Vec::new()) {
+    pub(super) fn check_data(&self, data: &Data) -> Result<(), BundleError> {
+        match outside(&self.roots, data.root(), &mut Vec::new()) {
             None => Ok(()),
             Some(place) => Err(BundleError::Content(format!(
                 "the manifest's roots {} do not permit data at {place:?}",
@@ -153,15 +152,12 @@ impl Manifest {
     }
 }
 
-fn with_defaults(mut document: Json) -> Json {
-    if let Json::Object(members) = &mut document {
-        members.entry("revision").or_insert_with(|| Json::from(""));
-        let roots = members.entry("roots").or_insert(Json::Null);
-        if roots.is_null() {
-            *roots = Json::from(vec![""]);
-        }
+fn with_defaults(mut document: Data) -> Document {
+    document.set_default(&["revision"], Document::string(""));
+    if document.get("roots").is_none_or(|roots| roots == Document::NULL) {
+        document.set(&["roots"], Document::list([Document::string("")]));
     }
-    document
+    document.into_document()
 }
 
 fn list(roots: &[Root]) -> String {
@@ -170,15 +166,15 @@ fn list(roots: &[Root]) -> String {
 }
 
 /// The first path that no root permits. Goes no deeper than the deepest root.
-fn outside<'a>(roots: &[Root], data: &'a Map<String, Json>, path: &mut Vec<&'a str>) -> Option<String> {
+fn outside<'a>(roots: &[Root], data: Branch<'a>, path: &mut Vec<&'a str>) -> Option<String> {
     if roots.iter().any(|root| root.contains(path.as_slice())) {
         return None;
     }
-    for (name, value) in data {
+    for (name, below) in data.members() {
         path.push(name);
         if !roots.iter().any(|root| root.contains(path.as_slice())) {
-            match value {
-                Json::Object(members) if roots.iter().any(|root| root.is_below(path.as_slice())) => {
+            match below {
+                Some(members) if roots.iter().any(|root| root.is_below(path.as_slice())) => {
                     if let Some(place) = outside(roots, members, path) {
                         return Some(place);
                     }
@@ -193,19 +189,22 @@ fn outside<'a>(roots: &[Root], data: &'a Map<String, Json>, path: &mut Vec<&'a s
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value as Json, json};
 
     use super::*;
 
+    #[expect(clippy::needless_pass_by_value, reason = "reads as what it is")]
     fn manifest(document: Json) -> Manifest {
-        Manifest::parse(document).unwrap()
+        Manifest::parse(document.to_string().as_bytes()).unwrap()
     }
 
     #[test]
     fn data_and_packages_stay_below_the_roots() {
         let manifest = manifest(json!({"roots": ["/roles/", "http/example"]}));
-        let check =
-            |data: Json| manifest.check_data(data.as_object().unwrap()).map_err(|error| error.to_string());
+        let check_data = |manifest: &Manifest, data: &Json| {
+            manifest.check_data(&Data::from_json(&data.to_string()).unwrap())
+        };
+        let check = |data: Json| check_data(&manifest, &data).map_err(|error| error.to_string());
         for good in [
             json!({}),
             json!({"roles": 1}),
@@ -234,14 +233,15 @@ mod tests {
 
     #[test]
     fn no_roots_is_everything_and_an_empty_list_is_nothing() {
-        assert!(manifest(json!({})).check_data(json!({"a": 1}).as_object().unwrap()).is_ok());
-        assert!(manifest(json!({"roots": [""]})).check_data(json!({"a": 1}).as_object().unwrap()).is_ok());
-        assert!(manifest(json!({"roots": []})).check_data(json!({"a": 1}).as_object().unwrap()).is_err());
+        assert!(manifest(json!({})).check_data(&Data::from_json("{\"a\": 1}").unwrap()).is_ok());
+        assert!(manifest(json!({"roots": [""]})).check_data(&Data::from_json("{\"a\": 1}").unwrap()).is_ok());
+        assert!(manifest(json!({"roots": []})).check_data(&Data::from_json("{\"a\": 1}").unwrap()).is_err());
     }
 
     #[test]
     fn what_a_manifest_may_not_say() {
-        let refusal = |document: Json| Manifest::parse(document).unwrap_err().to_string();
+        let refusal =
+            |document: Json| Manifest::parse(document.to_string().as_bytes()).unwrap_err().to_string();
         assert!(refusal(json!({"roots": ["a/b", "c", "a"]})).contains("\"a/b\" and \"a\" overlap"));
         assert!(refusal(json!({"roots": ["", "c"]})).contains("overlap"));
         assert!(refusal(json!({"roots": "a"})).starts_with(".manifest: invalid type"));

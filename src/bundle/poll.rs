@@ -26,6 +26,9 @@ const RETRY_JITTER: f64 = 0.2;
 /// Between two requests that a server may answer when it has news. One that always answers at once is not stormed.
 const LONG_POLL_PAUSE: Duration = Duration::from_millis(100);
 
+/// Characters of a media type that are shown; no registered one has more.
+const MAX_MEDIA_TYPE_CHARS: usize = 100;
+
 /// Ends only with the process.
 pub async fn run(source: Source, directory: Arc<Path>, board: Arc<Board>, arrivals: mpsc::Sender<Arrival>) {
     let can_wait = source.polling.long_poll.is_some();
@@ -165,7 +168,7 @@ impl Poller {
         let bundle = bundle.await.map_err(|error| match (error, content_type) {
             // A login page, most often.
             (BundleError::Archive(reason), Some(content_type)) => {
-                BundleError::Archive(format!("{reason}; the server calls it {content_type:?}"))
+                BundleError::Archive(format!("{reason}; the server calls it {}", media_type(&content_type)))
             }
             (error, _) => error,
         })?;
@@ -219,6 +222,13 @@ fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, BundleError> {
     found.map_err(|error| BundleError::File(format!("{}: {error}", path.display())))
 }
 
+/// What of a header may be shown to others: the server's words are not ours.
+fn media_type(content_type: &str) -> String {
+    let media_type = content_type.split(';').next().unwrap_or_default().trim();
+    let is_part = |c: &char| c.is_ascii_alphanumeric() || "/.+-_".contains(*c);
+    media_type.chars().take_while(is_part).take(MAX_MEDIA_TYPE_CHARS).collect()
+}
+
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, BundleError> + Send + 'static,
 ) -> Result<T, BundleError> {
@@ -240,6 +250,17 @@ fn retry_delay(retries: i32, max: Duration, luck: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_header_only_the_type_is_shown() {
+        assert_eq!(media_type("text/html; charset=\"x\""), "text/html");
+        assert_eq!(
+            media_type("application/vnd.oci.image.layer.v1.tar+gzip"),
+            "application/vnd.oci.image.layer.v1.tar+gzip"
+        );
+        assert_eq!(media_type("text/x <script>"), "text/x");
+        assert_eq!(media_type(&"a".repeat(5000)).len(), MAX_MEDIA_TYPE_CHARS);
+    }
 
     #[test]
     fn retries_grow_to_the_longest_delay_and_vary() {

@@ -9,11 +9,12 @@ use std::fmt::Write as _;
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use ring::digest::{self, Context};
 use serde::Deserialize;
-use serde_json::Value as Json;
+use serde::de::IgnoredAny;
 
 use super::keys::{Algorithm, Key};
 use super::pattern::Pattern;
-use super::{BundleError, canonical, data};
+use super::{BundleError, canonical};
+use crate::policy::Document;
 
 /// How a bundle is verified: `signing` and `keys` together.
 #[derive(Debug, Clone, Default)]
@@ -42,7 +43,7 @@ struct Header {
     alg: String,
     kid: Option<String>,
     #[serde(default)]
-    crit: Vec<Json>,
+    crit: Vec<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -51,6 +52,11 @@ struct Payload {
     files: Vec<File>,
     #[serde(default)]
     scope: String,
+}
+
+/// All of the payload that is looked at before it is verified.
+#[derive(Deserialize)]
+struct Unverified {
     /// Where the key was named before it was named in the header.
     keyid: Option<String>,
 }
@@ -74,21 +80,25 @@ pub(super) struct Claims {
 #[derive(Clone, Copy)]
 pub(super) enum Content<'a> {
     Bytes(&'a [u8]),
-    /// Text that the JSON reader took.
+    /// Text that is JSON, or else is not what was signed.
     Json(&'a [u8]),
-    Yaml(&'a Json),
+    Yaml(&'a Document),
 }
 
 fn refused(message: impl Into<String>) -> BundleError {
     BundleError::Signature(message.into())
 }
 
+fn not_signed(path: &str) -> BundleError {
+    refused(format!("{path}: not in the signature"))
+}
+
 impl Verification {
     /// # Errors
     /// The file is not one verified token, or a token that does not fit what is configured.
     pub(super) fn verify(&self, signatures: &[u8]) -> Result<Claims, BundleError> {
-        let document = data::json(".signatures.json", signatures)?;
-        let found = Signatures::deserialize(&document)
+        let signatures = signatures.strip_prefix(b"\xef\xbb\xbf").unwrap_or(signatures);
+        let found: Signatures = serde_json::from_slice(signatures)
             .map_err(|error| refused(format!(".signatures.json: {error}")))?;
         if !matches!(found.plugin.as_str(), "" | "_default") {
             return Err(refused(format!(".signatures.json: the plugin {:?} is not supported", found.plugin)));
@@ -124,12 +134,12 @@ impl Verification {
         let header_json = decode("header", header)?;
         let parsed: Header = serde_json::from_slice(&header_json).map_err(|error| bad("header", &error))?;
         let payload_json = decode("payload", payload)?;
-        let payload: Payload =
+        let unverified: Unverified =
             serde_json::from_slice(&payload_json).map_err(|error| bad("payload", &error))?;
         if !parsed.crit.is_empty() {
             return Err(refused("the token has critical extensions, and none is supported"));
         }
-        let key_id = [self.key_id.as_deref(), parsed.kid.as_deref(), payload.keyid.as_deref()]
+        let key_id = [self.key_id.as_deref(), parsed.kid.as_deref(), unverified.keyid.as_deref()]
             .into_iter()
             .flatten()
             .find(|id| !id.is_empty())
@@ -143,6 +153,8 @@ impl Verification {
         if !key.verifies(signed.as_bytes(), &decode("signature", signature)?) {
             return Err(refused(format!("the signature was not made with key {key_id:?}")));
         }
+        let payload: Payload =
+            serde_json::from_slice(&payload_json).map_err(|error| bad("payload", &error))?;
         let scope = self.scope.as_ref().or(key.scope.as_ref()).map_or("", String::as_str);
         if payload.scope != scope {
             return Err(refused(format!(
@@ -156,25 +168,27 @@ impl Verification {
 
 impl Claims {
     /// Whether the file is signed. If not, it need not be read for this.
-    pub fn covers(&mut self, path: &str) -> bool {
+    ///
+    /// # Errors
+    /// It has to be, and is not in the signature.
+    pub fn covers(&mut self, path: &str) -> Result<bool, BundleError> {
         if self.exclude.iter().any(|pattern| pattern.matches(path)) {
             self.files.remove(path);
-            return false;
+            return Ok(false);
         }
-        true
+        if self.files.contains_key(path) { Ok(true) } else { Err(not_signed(path)) }
     }
 
     /// # Errors
     /// The file is not in the signature, or not what was signed.
     pub fn check(&mut self, path: &str, content: Content<'_>) -> Result<(), BundleError> {
-        let (algorithm, expected) =
-            self.files.remove(path).ok_or_else(|| refused(format!("{path}: not in the signature")))?;
+        let (algorithm, expected) = self.files.remove(path).ok_or_else(|| not_signed(path))?;
         let mut hasher = Context::new(algorithm);
         match content {
             Content::Bytes(bytes) => hasher.update(bytes),
             Content::Json(text) => canonical::of_text(text, &mut |part| hasher.update(part))
                 .ok_or_else(|| refused(format!("{path}: not JSON")))?,
-            Content::Yaml(value) => canonical::of_value(value, &mut |part| hasher.update(part)),
+            Content::Yaml(document) => document.write_as_go(&mut |part| hasher.update(part)),
         }
         let found = hasher.finish();
         if found.as_ref() == expected.as_slice() {

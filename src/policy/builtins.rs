@@ -34,7 +34,7 @@ mod units;
 mod uuids;
 mod values;
 mod x509;
-mod yaml;
+pub mod yaml;
 
 use std::collections::HashMap;
 use std::sync::LazyLock;

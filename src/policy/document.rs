@@ -7,7 +7,8 @@ use regorus::value::Object;
 use regorus::{Rc, Value};
 use thiserror::Error;
 
-use super::{json, source};
+use super::builtins::yaml;
+use super::json;
 
 macro_rules! keys {
     ($($name:ident $text:literal)*) => {
@@ -104,7 +105,7 @@ impl Key {
 
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{0}")]
-pub struct BadJson(String);
+pub struct BadJson(pub(in crate::policy) String);
 
 /// A JSON-like value.
 #[derive(Debug, Clone, PartialEq)]
@@ -169,8 +170,7 @@ impl Document {
     /// # Errors
     /// The text is not YAML, or has no form in JSON.
     pub fn from_yaml(text: &str) -> Result<Self, BadJson> {
-        let json = source::yaml("input", text).map_err(|problem| BadJson(problem.to_string()))?;
-        Self::from_json(&json.to_string())
+        yaml::read::read(text).map(Self).map_err(BadJson)
     }
 
     /// # Errors
@@ -179,10 +179,79 @@ impl Document {
         self.0.to_json_str().map_err(|error| BadJson(error.to_string()))
     }
 
+    /// None if it is no string.
+    #[must_use]
+    pub fn as_text(&self) -> Option<&str> {
+        if let Value::String(text) = &self.0 { Some(text) } else { None }
+    }
+
+    /// JSON as Go's encoder writes it where HTML is not its concern: what hashes of documents are over. Members are in the
+    /// order of their names, and there is no white space.
+    pub fn write_as_go(&self, write: &mut dyn FnMut(&[u8])) {
+        write_value(&self.0, write);
+    }
+
     #[must_use]
     pub fn is_undefined(&self) -> bool {
         self.0 == Value::Undefined
     }
+}
+
+fn write_value(value: &Value, write: &mut dyn FnMut(&[u8])) {
+    match value {
+        Value::Bool(value) => write(value.to_string().as_bytes()),
+        Value::Number(_) => write(go_number(value).as_bytes()),
+        Value::String(text) => write_text(text, write),
+        Value::Array(items) => {
+            write(b"[");
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    write(b",");
+                }
+                write_value(item, write);
+            }
+            write(b"]");
+        }
+        Value::Object(members) => {
+            write(b"{");
+            for (index, (name, value)) in members.iter_sorted().enumerate() {
+                if index > 0 {
+                    write(b",");
+                }
+                write_value(name, write);
+                write(b":");
+                write_value(value, write);
+            }
+            write(b"}");
+        }
+        Value::Null | Value::Undefined | Value::Set(_) => write(b"null"),
+    }
+}
+
+/// A string as Go's encoder writes it.
+pub fn write_text(text: &str, write: &mut dyn FnMut(&[u8])) {
+    let text = serde_json::Value::from(text).to_string();
+    // JavaScript took these for ends of lines, and Go still escapes them.
+    if text.contains(['\u{2028}', '\u{2029}']) {
+        write(text.replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029").as_bytes());
+    } else {
+        write(text.as_bytes());
+    }
+}
+
+fn go_number(number: &Value) -> String {
+    // What 64 bits do not hold is a double there.
+    if let Ok(whole) = number.as_i128()
+        && (i128::from(i64::MIN)..=i128::from(u64::MAX)).contains(&whole)
+    {
+        return whole.to_string();
+    }
+    let value = number.as_f64().unwrap_or_default();
+    if (1e-6..1e21).contains(&value.abs()) {
+        return value.to_string();
+    }
+    let text = format!("{value:e}");
+    if text.contains("e-") { text } else { text.replace('e', "e+") }
 }
 
 /// The members of an object in the making.
@@ -231,6 +300,33 @@ impl Members {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn yaml_is_hashed_as_go_writes_it() {
+        for (text, wanted) in [
+            ("yes", "true"),
+            ("~", "null"),
+            ("010", "8"),
+            ("-0b11", "-3"),
+            ("-0", "0"),
+            ("089", "89"),
+            ("18446744073709551615", "18446744073709551615"),
+            ("-9223372036854775808", "-9223372036854775808"),
+            ("18446744073709551616", "18446744073709552000"),
+            ("1.0", "1"),
+            ("1e3", "1000"),
+            ("1.50", "1.5"),
+            ("1e21", "1e+21"),
+            ("0.0000001", "1e-7"),
+            ("12e03 ", "12000"),
+            ("{b: [1, x], a: {}}", r#"{"a":{},"b":[1,"x"]}"#),
+            (r#""<\L\u0007""#, r#""<\u2028\u0007""#),
+        ] {
+            let mut written = Vec::new();
+            Document::from_yaml(text).unwrap().write_as_go(&mut |part| written.extend_from_slice(part));
+            assert_eq!(String::from_utf8(written).unwrap(), wanted, "{text}");
+        }
+    }
 
     #[test]
     fn keys_are_in_step_with_their_texts() {

@@ -13,9 +13,13 @@ use super::error::EvalError;
 /// The current policy's and the one's before it.
 const KEPT: usize = 2;
 
+/// Which policy of this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Generation(pub(super) u64);
+
 pub struct Worker {
     /// Tells the policies of this process apart.
-    generation: u64,
+    generation: Generation,
     /// Never evaluated, so never dirty.
     pristine: Engine,
     live: Engine,
@@ -23,7 +27,7 @@ pub struct Worker {
 
 impl Worker {
     #[must_use]
-    pub fn new(generation: u64, pristine: Engine) -> Self {
+    pub fn new(generation: Generation, pristine: Engine) -> Self {
         Self { generation, live: pristine.clone(), pristine }
     }
 }
@@ -37,13 +41,16 @@ thread_local! {
 ///
 /// # Errors
 /// What `make` says.
-pub fn install(generation: u64, make: impl FnOnce() -> Result<Worker, EvalError>) -> Result<(), EvalError> {
+pub fn install(
+    generation: Generation,
+    make: impl FnOnce() -> Result<Worker, EvalError>,
+) -> Result<(), EvalError> {
     WORKERS.with_borrow_mut(|workers| find(workers, generation, make).map(|_| ()))
 }
 
-/// Drops this thread's engines of other policies, and with them what they hold of data.
-pub fn retire_all_but(generation: u64) {
-    WORKERS.with_borrow_mut(|workers| workers.retain(|worker| worker.generation == generation));
+/// Drops this thread's engines of policies before this one, and with them what they hold of data.
+pub fn retire_before(generation: Generation) {
+    WORKERS.with_borrow_mut(|workers| workers.retain(|worker| worker.generation >= generation));
 }
 
 /// Evaluates one rule on this thread's engine.
@@ -51,7 +58,7 @@ pub fn retire_all_but(generation: u64) {
 /// # Errors
 /// There is no value; `failed` says why from the engine's error. `printed` takes what `print` said.
 pub fn evaluate(
-    generation: u64,
+    generation: Generation,
     make: impl FnOnce() -> Result<Worker, EvalError>,
     input: Value,
     rule: &str,
@@ -84,7 +91,7 @@ pub fn evaluate(
 
 fn find(
     workers: &mut Vec<Worker>,
-    generation: u64,
+    generation: Generation,
     make: impl FnOnce() -> Result<Worker, EvalError>,
 ) -> Result<usize, EvalError> {
     if let Some(index) = workers.iter().rposition(|worker| worker.generation == generation) {

@@ -5,13 +5,15 @@
 //! accepts, a lone half of a surrogate pair. Request bodies are written by strangers, so each of these would be
 //! theirs to use. Numbers stay exact here, and have bounds.
 
-use std::collections::{BTreeMap, HashMap};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
-use regorus::Value;
+use regorus::{Rc, Value};
 use thiserror::Error;
 
 /// Nesting that a body may have. Evaluation and release of a value recurse once per level, on stacks of 16 MiB.
-const MAX_DEPTH: usize = 512;
+pub const MAX_DEPTH: usize = 512;
 /// Characters of one number. No identifier and no amount has more digits.
 const MAX_NUMBER_CHARS: usize = 512;
 /// Power of ten of one number, both ways: what a double can hold.
@@ -33,66 +35,75 @@ pub enum JsonError {
 
 /// Exactly one value, white space around it. Later members of one name win.
 pub fn parse(text: &str) -> Result<Value, JsonError> {
-    let mut parser = Parser { text, at: 0 };
+    let mut parser = Parser { text, at: 0, names: Names(Vec::new()) };
     let value = parser.value(0)?;
     parser.skip_space();
     if parser.at == text.len() { Ok(value) } else { Err(JsonError::Trailing(parser.at)) }
 }
 
-/// A document that was read already. Member names of equal text share it: data repeats them by the thousand.
+/// What was read of a data file, or why not and at which byte.
 ///
-/// # Errors
-/// It nests too deep, or has a number out of range.
-pub fn from_members(members: &serde_json::Map<String, serde_json::Value>) -> Result<Value, JsonError> {
-    object_of(members, 0, &mut HashMap::new())
+/// Member names of equal text share it: data repeats them by the thousand.
+pub fn parse_data(text: &str) -> Result<Value, (JsonError, usize)> {
+    let mut parser = Parser { text, at: 0, names: Names(vec![None; Names::SLOTS]) };
+    let value = parser.value(0).map_err(|error| (error, parser.at))?;
+    parser.skip_space();
+    if parser.at == text.len() { Ok(value) } else { Err((JsonError::Trailing(parser.at), parser.at)) }
 }
 
-fn object_of<'a>(
-    members: &'a serde_json::Map<String, serde_json::Value>,
-    depth: usize,
-    names: &mut HashMap<&'a str, Value>,
-) -> Result<Value, JsonError> {
-    let member = |(name, value): (&'a String, &'a serde_json::Value)| {
-        let key = names.entry(name).or_insert_with(|| Value::from(name.as_str())).clone();
-        Ok((key, value_of(value, depth + 1, names)?))
-    };
-    members.iter().map(member).collect::<Result<BTreeMap<_, _>, _>>().map(Value::from)
-}
-
-fn value_of<'a>(
-    value: &'a serde_json::Value,
-    depth: usize,
-    names: &mut HashMap<&'a str, Value>,
-) -> Result<Value, JsonError> {
-    if depth > MAX_DEPTH {
-        return Err(JsonError::TooDeep);
-    }
-    match value {
-        serde_json::Value::Null => Ok(Value::Null),
-        serde_json::Value::Bool(value) => Ok(Value::Bool(*value)),
-        serde_json::Value::Number(number) => parse_number(&number.to_string()),
-        serde_json::Value::String(text) => Ok(Value::from(text.as_str())),
-        serde_json::Value::Array(items) => {
-            let items = items.iter().map(|item| value_of(item, depth + 1, names));
-            items.collect::<Result<Vec<_>, _>>().map(Value::from)
+/// Values in a text, if it is JSON; an empty list or object counts twice. Needs no memory, so that what is too much can
+/// be refused before anything is made of it.
+pub fn count(text: &[u8]) -> usize {
+    let (mut count, mut in_string, mut is_escaped) = (1_usize, false, false);
+    for byte in text {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if in_string => is_escaped = true,
+            b'"' => in_string = !in_string,
+            b',' | b'[' | b'{' if !in_string => count = count.saturating_add(1),
+            _ => {}
         }
-        serde_json::Value::Object(members) => object_of(members, depth, names),
     }
+    count
 }
 
 /// A number as `to_number` takes it: JSON's form, and no other.
 pub fn parse_number(text: &str) -> Result<Value, JsonError> {
-    let mut parser = Parser { text, at: 0 };
+    let mut parser = Parser { text, at: 0, names: Names(Vec::new()) };
     let value = parser.number()?;
     if parser.at == text.len() { Ok(value) } else { Err(JsonError::Trailing(parser.at)) }
+}
+
+/// Names seen lately, each at the place its hash says. A name that is not there any more is made anew, which costs
+/// memory and nothing else; so no text can make this large.
+struct Names(Vec<Option<Rc<str>>>);
+
+impl Names {
+    /// A few times as many as the records of one file have members.
+    const SLOTS: usize = 4096;
+
+    fn share(&mut self, name: &str) -> Rc<str> {
+        if self.0.is_empty() {
+            return name.into();
+        }
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        let index = usize::try_from(hasher.finish() % Self::SLOTS as u64).unwrap_or(0);
+        let Some(slot) = self.0.get_mut(index) else { return name.into() };
+        match slot {
+            Some(known) if known.as_ref() == name => Rc::clone(known),
+            _ => Rc::clone(slot.insert(name.into())),
+        }
+    }
 }
 
 struct Parser<'a> {
     text: &'a str,
     at: usize,
+    names: Names,
 }
 
-impl Parser<'_> {
+impl<'a> Parser<'a> {
     fn peek(&self) -> Option<u8> {
         self.text.as_bytes().get(self.at).copied()
     }
@@ -128,7 +139,7 @@ impl Parser<'_> {
         match self.next_token()? {
             b'{' => self.object(depth),
             b'[' => self.array(depth),
-            b'"' => Ok(Value::String(self.string()?.into())),
+            b'"' => Ok(Value::String(self.string()?.as_ref().into())),
             b't' => self.expect("true").map(|()| Value::Bool(true)),
             b'f' => self.expect("false").map(|()| Value::Bool(false)),
             b'n' => self.expect("null").map(|()| Value::Null),
@@ -149,9 +160,10 @@ impl Parser<'_> {
                 return Err(self.unexpected());
             }
             let name = self.string()?;
+            let name = self.names.share(&name);
             self.next_token()?;
             self.expect(":")?;
-            members.insert(Value::String(name.into()), self.value(depth + 1)?);
+            members.insert(Value::String(name), self.value(depth + 1)?);
             match self.next_token()? {
                 b',' => self.at += 1,
                 b'}' => break,
@@ -178,23 +190,27 @@ impl Parser<'_> {
             }
         }
         self.at += 1;
+        // It lives as long as the policy, and grew with room to spare.
+        items.shrink_to_fit();
         Ok(Value::from(items))
     }
 
-    fn string(&mut self) -> Result<String, JsonError> {
-        let mut result = String::new();
+    fn string(&mut self) -> Result<Cow<'a, str>, JsonError> {
+        let mut result = Cow::Borrowed("");
         self.at += 1;
         loop {
             let rest = &self.text[self.at..];
-            let plain = rest.find(|c| matches!(c, '"' | '\\' | '\0'..='\u{1f}')).ok_or(JsonError::End)?;
-            result.push_str(&rest[..plain]);
+            let is_special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..=0x1f);
+            let plain = rest.as_bytes().iter().position(is_special).ok_or(JsonError::End)?;
+            // Adding to nothing borrows: most strings have no escapes.
+            result += &rest[..plain];
             self.at += plain;
             match self.peek() {
                 Some(b'"') => {
                     self.at += 1;
                     return Ok(result);
                 }
-                Some(b'\\') => result.push(self.escape()?),
+                Some(b'\\') => result.to_mut().push(self.escape()?),
                 _ => return Err(self.unexpected()),
             }
         }
@@ -374,6 +390,30 @@ mod tests {
         assert_eq!(text(r#""\\ud800""#).as_deref(), Ok("\\ud800"));
         let twice = parse(r#"{"a":1,"a":2}"#).unwrap();
         assert_eq!(twice, parse(r#"{"a":2}"#).unwrap());
+    }
+
+    #[test]
+    fn values_are_counted_before_they_are_read() {
+        for (text, wanted) in [
+            ("7", 1),
+            (r#"[1, [2, "a,[{\",", 3]]"#, 6),
+            (r#"{"a": {"b": 1}, "c": [null]}"#, 5),
+            (r#"["\\", 1]"#, 3),
+            ("", 1),
+        ] {
+            assert_eq!(count(text.as_bytes()), wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn data_shares_its_names_and_says_where_it_is_wrong() {
+        let value = parse_data(r#"[{"name": 1}, {"n\u0061me": 2}]"#).unwrap();
+        let name = |index: usize| {
+            let (name, _) = value.as_array().unwrap()[index].as_object().unwrap().iter().next().unwrap();
+            Rc::clone(name.as_string().unwrap())
+        };
+        assert!(Rc::ptr_eq(&name(0), &name(1)));
+        assert_eq!(parse_data("{\"a\":\n x}"), Err((JsonError::Unexpected(7), 7)));
     }
 
     #[test]

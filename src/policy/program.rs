@@ -16,7 +16,7 @@ use super::module::{Desugared, Module};
 use super::names::{self, File, Name};
 use super::rewrite::{self, Context};
 use super::source::{RegoFile, RegoVersion, Sources};
-use super::{json, syntax};
+use super::syntax;
 
 /// How often the engine looks at the clock, in evaluation steps of well under a microsecond each.
 const TIME_CHECK_INTERVAL: u32 = 256;
@@ -40,8 +40,7 @@ impl Program {
     /// # Errors
     /// Every mistake found, each with its place.
     pub fn new(sources: &Sources, time_limit: Duration, purpose: Purpose) -> Result<Self, LoadError> {
-        let data = json::from_members(&sources.data)
-            .map_err(|error| LoadError(vec![Problem::in_file("data", error.to_string())]))?;
+        let data = sources.data.value();
         let (modules, reads, constants) = check(sources, &data, purpose)?;
         Ok(Self { modules, data, constants: constants.into(), reads, time_limit, purpose })
     }

@@ -2,13 +2,14 @@
 //! and `.yml` is data under the names of the directories it lies in.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use saphyr::{LoadableYamlNode, Scalar, Yaml};
-use serde_json::{Map, Value as Json};
+use ring::digest::{Context, SHA256};
 
+use super::data::{self, BadData, Data};
+use super::document::Document;
 use super::error::{ErrorCode, LoadError, Problem};
+use super::files::{self, Found, has_extension, unreadable};
 use super::module::Desugared;
 use super::syntax;
 
@@ -52,35 +53,39 @@ impl RegoFile {
 pub struct Sources {
     pub modules: Vec<RegoFile>,
     /// The base document `data`.
-    pub data: Map<String, Json>,
+    pub data: Data,
+    /// Of the names and bytes of all data files read.
+    data_digest: Vec<u8>,
 }
 
 impl Sources {
+    #[must_use]
+    pub fn new(modules: Vec<RegoFile>, data: Data) -> Self {
+        Self { modules, data, data_digest: Vec::new() }
+    }
+
     /// The built-in policy: a request passes if a grant covers it.
     #[must_use]
     pub fn built_in() -> Self {
         let module = RegoFile::new("built-in/authz.rego", DEFAULT_POLICY);
-        Self { modules: vec![module], data: Map::new() }
+        Self::new(vec![module], Data::default())
     }
 
     #[must_use]
     pub fn from_text(name: &str, text: &str) -> Self {
         let module = RegoFile::new(name, text);
-        Self { modules: vec![module], data: Map::new() }
+        Self::new(vec![module], Data::default())
     }
 
     /// # Errors
     /// Every file that cannot be read or is not what its name says, and paths that hold no policy at all.
     pub fn read(paths: &[PathBuf]) -> Result<Self, LoadError> {
         let mut sources = Self::default();
-        let mut problems = Vec::new();
-        for path in paths {
-            let result = if path.is_dir() {
-                sources.read_dir(path, &mut Vec::new())
-            } else {
-                sources.read_file(path, &[])
-            };
-            problems.extend(result.err().into_iter().flatten());
+        let (found, mut problems) = files::list(paths);
+        if problems.is_empty() {
+            for Found { path, below } in found {
+                problems.extend(sources.read_file(&path, &below).err().into_iter().flatten());
+            }
         }
         if problems.is_empty() && sources.modules.is_empty() {
             let names = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
@@ -95,200 +100,67 @@ impl Sources {
     /// Both say something of one place in `data`.
     pub fn merge(&mut self, other: Self) -> Result<(), LoadError> {
         self.modules.extend(other.modules);
-        merge(&mut self.data, other.data, &mut vec!["data".to_owned()]).map_err(|place| {
+        self.data.merge(other.data).map_err(|place| {
             LoadError(vec![Problem::in_file("data", format!("{place} is set by a file and by a bundle"))])
         })
     }
 
-    /// What tells these sources from others, short enough to be read out.
+    /// What tells files that were read from others, short enough to be read out.
     #[must_use]
     pub fn digest(&self) -> String {
-        let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+        let mut context = Context::new(&SHA256);
         for module in &self.modules {
             for part in [&module.name, &module.text] {
                 context.update(&part.len().to_be_bytes());
                 context.update(part.as_bytes());
             }
         }
-        context.update(Json::Object(self.data.clone()).to_string().as_bytes());
+        context.update(&self.data_digest);
         data_encoding::HEXLOWER.encode(context.finish().as_ref().get(..6).unwrap_or_default())
     }
 
     /// Adds what the configuration says, under `data.daypass.config`.
-    pub fn set_config(&mut self, config: Json) {
-        let daypass = self.data.entry("daypass").or_insert_with(|| Json::Object(Map::new()));
-        if let Json::Object(members) = daypass {
-            members.insert("config".to_owned(), config);
+    #[expect(clippy::needless_pass_by_value, reason = "made for this, and of no use to anybody afterwards")]
+    pub fn set_config(&mut self, config: serde_json::Value) {
+        if let Ok(config) = Document::from_json(&config.to_string()) {
+            self.data.set(&["daypass", "config"], config);
         }
-    }
-
-    /// What a change of any file at these paths changes.
-    #[must_use]
-    pub fn fingerprint(paths: &[PathBuf]) -> Fingerprint {
-        let mut found = Vec::new();
-        paths.iter().for_each(|path| look_at(path, 0, &mut found));
-        Fingerprint(found)
-    }
-
-    fn read_dir(&mut self, dir: &Path, below: &mut Vec<String>) -> Result<(), Vec<Problem>> {
-        let entries = fs::read_dir(dir).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-        let mut entries = entries.map_err(|error| vec![unreadable(dir, &error)])?;
-        // The order of a directory is nobody's decision; positions in messages should not depend on it.
-        entries.sort_by_key(fs::DirEntry::file_name);
-        let mut problems = Vec::new();
-        for entry in entries {
-            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
-            // `..data` and its like: what Kubernetes keeps beside the files of a mounted ConfigMap.
-            if name.starts_with('.') {
-                continue;
-            }
-            let result = if path.is_dir() {
-                below.push(name);
-                let result = self.read_dir(&path, below);
-                below.pop();
-                result
-            } else if has_extension(&path, &["rego", "json", "yaml", "yml"]) {
-                self.read_file(&path, below)
-            } else {
-                Ok(())
-            };
-            problems.extend(result.err().into_iter().flatten());
-        }
-        if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
     fn read_file(&mut self, path: &Path, below: &[String]) -> Result<(), Vec<Problem>> {
         let name = path.display().to_string();
-        let text = fs::read_to_string(path).map_err(|error| vec![unreadable(path, &error)])?;
+        let bytes = fs::read(path).map_err(|error| vec![unreadable(path, &error)])?;
         if has_extension(path, &["rego"]) {
+            let text = String::from_utf8(bytes).map_err(|_| vec![Problem::in_file(&name, "not UTF-8")])?;
             self.modules.push(RegoFile::new(name, text));
             return Ok(());
         }
+        let misread = |kind: &str, wrong: BadData| {
+            let message = format!("not {kind}: {}", wrong.message);
+            let BadData { line, column, .. } = wrong;
+            vec![Problem { file: name.clone(), line, column, code: ErrorCode::Read, message }]
+        };
         let document = if has_extension(path, &["json"]) {
-            serde_json::from_str(&text).map_err(|error| Problem {
-                file: name.clone(),
-                line: u32::try_from(error.line()).unwrap_or(0),
-                column: u32::try_from(error.column()).unwrap_or(0),
-                code: ErrorCode::Read,
-                message: format!("not JSON: {error}"),
-            })
+            data::read_json(&bytes).map_err(|wrong| misread("JSON", wrong))?
         } else if has_extension(path, &["yaml", "yml"]) {
-            yaml(&name, &text)
+            let found = data::read_yaml(&bytes, data::MAX_VALUES);
+            found.map_err(|wrong| misread("YAML", wrong))?.0
         } else {
-            Err(Problem::in_file(&name, "a policy file ends in .rego, .json, .yaml or .yml"))
+            return Err(vec![Problem::in_file(&name, "a policy file ends in .rego, .json, .yaml or .yml")]);
         };
-        let document = document.map_err(|problem| vec![problem])?;
-        let rooted = below
-            .iter()
-            .rev()
-            .fold(document, |inner, name| Json::Object(Map::from_iter([(name.clone(), inner)])));
-        let Json::Object(members) = rooted else {
-            return Err(vec![Problem::in_file(&name, "data at the root must be an object")]);
-        };
-        merge(&mut self.data, members, &mut vec!["data".to_owned()])
-            .map_err(|place| vec![Problem::in_file(&name, format!("{place} is set by another file already"))])
+        self.note(&name, &bytes);
+        self.data.insert(below, document).map_err(|wrong| vec![Problem::in_file(&name, wrong.to_string())])
     }
-}
 
-/// The files at some paths, as far as can be seen without reading them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Fingerprint(Vec<(PathBuf, u64, u64, i64, i64)>);
-
-/// Directories below a path of the command line: a link that leads back must not be followed for ever.
-const MAX_DIRECTORY_DEPTH: usize = 32;
-
-fn look_at(path: &Path, depth: usize, found: &mut Vec<(PathBuf, u64, u64, i64, i64)>) {
-    // What cannot be seen is a difference to what can.
-    let Ok(about) = fs::metadata(path) else {
-        found.push((path.to_owned(), 0, 0, 0, 0));
-        return;
-    };
-    if !about.is_dir() {
-        found.push((path.to_owned(), about.ino(), about.len(), about.mtime(), about.mtime_nsec()));
-        return;
-    }
-    let mut entries: Vec<PathBuf> = fs::read_dir(path)
-        .into_iter()
-        .flatten()
-        .filter_map(Result::ok)
-        .filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
-        .map(|entry| entry.path())
-        .collect();
-    entries.sort();
-    if depth < MAX_DIRECTORY_DEPTH {
-        entries.iter().for_each(|entry| look_at(entry, depth + 1, found));
-    }
-}
-
-fn has_extension(path: &Path, extensions: &[&str]) -> bool {
-    path.extension().and_then(|found| found.to_str()).is_some_and(|found| extensions.contains(&found))
-}
-
-fn unreadable(path: &Path, error: &std::io::Error) -> Problem {
-    Problem::in_file(&path.display().to_string(), format!("cannot be read: {error}"))
-}
-
-fn merge(
-    into: &mut Map<String, Json>,
-    from: Map<String, Json>,
-    place: &mut Vec<String>,
-) -> Result<(), String> {
-    for (name, value) in from {
-        place.push(name.clone());
-        match (into.get_mut(&name), value) {
-            (None, value) => {
-                into.insert(name, value);
-            }
-            (Some(Json::Object(existing)), Json::Object(members)) => merge(existing, members, place)?,
-            (Some(existing), value) if *existing == value => {}
-            (Some(_), _) => return Err(place.join(".")),
+    fn note(&mut self, name: &str, bytes: &[u8]) {
+        let mut context = Context::new(&SHA256);
+        context.update(&self.data_digest);
+        for part in [name.as_bytes(), bytes] {
+            context.update(&part.len().to_be_bytes());
+            context.update(part);
         }
-        place.pop();
+        self.data_digest = context.finish().as_ref().to_vec();
     }
-    Ok(())
-}
-
-pub fn yaml(name: &str, text: &str) -> Result<Json, Problem> {
-    let documents = Yaml::load_from_str(text).map_err(|error| Problem {
-        file: name.to_owned(),
-        line: u32::try_from(error.marker().line()).unwrap_or(0),
-        column: u32::try_from(error.marker().col() + 1).unwrap_or(0),
-        code: ErrorCode::Read,
-        message: format!("not YAML: {}", error.info()),
-    })?;
-    match documents.as_slice() {
-        [] => Ok(Json::Null),
-        [document] => yaml_json(document).map_err(|message| Problem::in_file(name, message)),
-        _ => Err(Problem::in_file(name, "more than one YAML document in a file")),
-    }
-}
-
-fn yaml_json(node: &Yaml<'_>) -> Result<Json, String> {
-    Ok(match node {
-        Yaml::Value(Scalar::Null) => Json::Null,
-        Yaml::Value(Scalar::Boolean(value)) => Json::Bool(*value),
-        Yaml::Value(Scalar::Integer(value)) => Json::from(*value),
-        Yaml::Value(Scalar::FloatingPoint(value)) => serde_json::Number::from_f64(value.into_inner())
-            .map(Json::Number)
-            .ok_or("infinite numbers have no place in data")?,
-        Yaml::Value(Scalar::String(text)) => Json::String(text.to_string()),
-        Yaml::Sequence(items) => Json::Array(items.iter().map(yaml_json).collect::<Result<_, _>>()?),
-        Yaml::Mapping(members) => {
-            let member = |(key, value): (&Yaml<'_>, &Yaml<'_>)| {
-                let key = match yaml_json(key)? {
-                    Json::String(text) => text,
-                    scalar @ (Json::Bool(_) | Json::Number(_) | Json::Null) => scalar.to_string(),
-                    _ => return Err("a list or mapping cannot be a key".to_owned()),
-                };
-                Ok((key, yaml_json(value)?))
-            };
-            Json::Object(members.iter().map(member).collect::<Result<_, String>>()?)
-        }
-        Yaml::Tagged(_, inner) => yaml_json(inner)?,
-        Yaml::Representation(..) | Yaml::Alias(_) | Yaml::BadValue => {
-            return Err("a value cannot be read".to_owned());
-        }
-    })
 }
 
 #[cfg(test)]
@@ -306,10 +178,15 @@ mod tests {
         write("a.rego", "package a");
         write("data.json", r#"{"x": {"one": 1}}"#);
         write("x/more.yaml", "two: [2, yes, 'n']\n");
+        write("x/dup.yml", "{}");
         write("ignored.txt", "?");
         let sources = Sources::read(&[dir.path().to_owned()]).unwrap();
         assert_eq!(sources.modules.len(), 1);
-        assert_eq!(Json::Object(sources.data).to_string(), r#"{"x":{"one":1,"two":[2,"yes","n"]}}"#);
+        assert_eq!(Ok(&sources.data), Data::from_json(r#"{"x":{"one":1,"two":[2,true,"n"]}}"#).as_ref());
+        write("x/dup.yml", " {}");
+        let respaced = Sources::read(&[dir.path().to_owned()]).unwrap();
+        assert_eq!(respaced.data, sources.data);
+        assert_ne!(respaced.digest(), sources.digest());
         write("x/clash.json", r#"{"one": 2}"#);
         let error = Sources::read(&[dir.path().to_owned()]).unwrap_err();
         assert!(
@@ -325,5 +202,10 @@ mod tests {
         fs::write(dir.path().join("bad.yaml"), "a: [").unwrap();
         let error = Sources::read(&[dir.path().to_owned(), "/nowhere.rego".into()]).unwrap_err();
         assert_eq!(error.0.len(), 3, "{error}");
+        let text = error.to_string();
+        assert!(
+            text.contains("bad.json:1:2: not JSON: ") && text.contains("bad.yaml:1:1: not YAML: "),
+            "{text}"
+        );
     }
 }

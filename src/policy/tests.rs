@@ -334,7 +334,7 @@ fn definitions_that_cannot_stand_together_are_refused() {
     let with_data = |data: &str| {
         let mut sources =
             Sources::from_text("p.rego", "package envoy.authz\ndefault allow := false\nx.y := 1");
-        sources.data = serde_json::from_str(data).unwrap();
+        sources.data = Data::from_json(data).unwrap();
         Policy::compile(&sources, &DecisionPath::new("envoy/authz/allow"), LIMIT).err()
     };
     assert!(with_data(r#"{"envoy": {"authz": {"users": {}}}}"#).is_none());

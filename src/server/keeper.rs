@@ -17,11 +17,15 @@ use crate::bundle::{Candidate, Candidates};
 use crate::config::PolicyConfig;
 use crate::metrics::Metrics;
 use crate::ops::PolicyReport;
-use crate::policy::{self, ErrorCode, Fingerprint, LoadError, Policy, Problem, Sources, TestOutcome};
+use crate::policy::{
+    self, ErrorCode, Fingerprint, Generation, LoadError, Policy, Problem, Sources, TestOutcome,
+};
 
 /// How often files are looked at. Polling works on every file system and for every way of replacing files (links of a
 /// mounted ConfigMap, network file systems, bind mounts), and costs a few `stat` calls.
 const POLL_PERIOD: Duration = Duration::from_millis(500);
+/// Looks that may differ from the one before. Whoever writes all the time must not keep a change out for ever.
+const MAX_UNSETTLED: u32 = 20;
 /// For one test of a policy that is about to be used.
 const TEST_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longer than any check may take, so that no check needs the engine of a policy that is retired.
@@ -32,8 +36,8 @@ const RETIRE_AFTER: Duration = Duration::from_secs(2);
 pub enum Turn {
     /// Take an engine of the current policy, before the next check needs one.
     Install,
-    /// Drop the engines of all others.
-    Retire,
+    /// Drop the engines of policies before this one.
+    Retire(Generation),
 }
 
 pub struct Keeper {
@@ -46,6 +50,8 @@ pub struct Keeper {
     seen: Fingerprint,
     /// The last bundles that were good, if files can change beside them.
     fetched: Option<Fetched>,
+    /// The last one that was logged: bundles that are refused come again and again.
+    last_refusal: Option<String>,
 }
 
 /// Policy that came from servers, and what it is called.
@@ -133,10 +139,13 @@ impl Keeper {
         report: Arc<PolicyReport>,
         metrics: Arc<Metrics>,
         threads: usize,
+        seen: Fingerprint,
     ) -> (Self, watch::Receiver<Turn>) {
         let (turn, turns) = watch::channel(Turn::Install);
-        let seen = Sources::fingerprint(&settings.paths);
-        (Self { settings, rules, report, metrics, turn, threads, seen, fetched: None }, turns)
+        (
+            Self { settings, rules, report, metrics, turn, threads, seen, fetched: None, last_refusal: None },
+            turns,
+        )
     }
 
     /// Watches the files, and loads them again when they changed, or on SIGHUP whether or not they did. Takes bundles
@@ -145,6 +154,7 @@ impl Keeper {
         let mut ticks = tokio::time::interval(POLL_PERIOD);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut last_look = self.seen.clone();
+        let mut unsettled = 0;
         loop {
             let is_asked = tokio::select! {
                 _ = ticks.tick() => false,
@@ -157,8 +167,13 @@ impl Keeper {
             let look = look_at(self.settings.paths.clone()).await;
             // Files that are still being written would be half a policy: two looks must agree.
             let is_settled = look == last_look;
-            if is_asked || (is_settled && look != self.seen) {
+            unsettled = if is_settled { 0 } else { unsettled + 1 };
+            let is_due = is_settled || unsettled >= MAX_UNSETTLED;
+            if is_asked || (is_due && look != self.seen) {
+                unsettled = 0;
                 self.seen = look.clone();
+                // Whoever wrote them waits for an answer, even if it is the same.
+                self.last_refusal = None;
                 // Why it is not used is in the log and in the report.
                 let _ = self.load(self.fetched.clone()).await;
             }
@@ -185,21 +200,26 @@ impl Keeper {
         }
     }
 
-    async fn load(&self, fetched: Option<Fetched>) -> Result<(), LoadError> {
+    async fn load(&mut self, fetched: Option<Fetched>) -> Result<(), LoadError> {
         let (settings, threads) = (self.settings.clone(), self.threads);
         let loaded = tokio::task::spawn_blocking(move || load_with(&settings, threads, fetched)).await;
         let failed = |error: JoinError| LoadError(vec![Problem::in_file("policy", error.to_string())]);
         match loaded.map_err(failed).flatten() {
             Ok(rules) => {
+                self.last_refusal = None;
                 self.swap(rules);
                 Ok(())
             }
             Err(error) => {
                 self.metrics.count_policy_load(false);
-                tracing::error!(
-                    "a changed policy cannot be used, and the one before stays in force:\n{error}"
-                );
-                self.report.refused(&error.to_string());
+                let text = error.to_string();
+                self.report.refused(&text);
+                if self.last_refusal.as_ref() != Some(&text) {
+                    tracing::error!(
+                        "a changed policy cannot be used, and the one before stays in force:\n{text}"
+                    );
+                    self.last_refusal = Some(text);
+                }
                 Err(error)
             }
         }
@@ -209,12 +229,13 @@ impl Keeper {
         self.metrics.count_policy_load(true);
         self.report.loaded(&rules.revision);
         tracing::info!(revision = %rules.revision, "a changed policy is in force");
+        let generation = rules.policy.generation();
         let before = self.rules.replace(rules);
         self.turn.send_replace(Turn::Install);
         let turn = self.turn.clone();
         tokio::spawn(async move {
             tokio::time::sleep(RETIRE_AFTER).await;
-            turn.send_replace(Turn::Retire);
+            turn.send_replace(Turn::Retire(generation));
             tokio::time::sleep(RETIRE_AFTER).await;
             // Large documents take long to free: not on a worker.
             let freed = tokio::task::spawn_blocking(move || drop(before)).await;
@@ -240,7 +261,7 @@ async fn next(candidates: &mut Option<Candidates>) -> Candidate {
 
 async fn look_at(paths: Vec<PathBuf>) -> Fingerprint {
     // An error here is a panic there, and looks like a change, which is then looked into.
-    tokio::task::spawn_blocking(move || Sources::fingerprint(&paths)).await.unwrap_or_default()
+    tokio::task::spawn_blocking(move || Fingerprint::of(&paths)).await.unwrap_or_default()
 }
 
 /// # Errors

@@ -25,6 +25,7 @@ use super::keeper::Turn;
 use super::{reflection, wait_until_stopped};
 use crate::authz::{Checker, GuardedService, LiveRules};
 use crate::config::Config;
+use crate::policy;
 
 /// Evaluation recurses: deep documents and long rule chains need more than a thread's usual 2 MiB.
 pub(super) const STACK_BYTES: usize = 16 * 1024 * 1024;
@@ -116,10 +117,9 @@ async fn follow(rules: &LiveRules, mut turns: watch::Receiver<Turn>) -> Infallib
     loop {
         let Ok(()) = turns.changed().await else { return std::future::pending().await };
         let turn = *turns.borrow_and_update();
-        let current = rules.current();
         match turn {
-            Turn::Install => current.policy.install(),
-            Turn::Retire => current.policy.retire_others(),
+            Turn::Install => rules.current().policy.install(),
+            Turn::Retire(generation) => policy::retire_before(generation),
         }
     }
 }

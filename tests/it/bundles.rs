@@ -94,7 +94,7 @@ async fn consume(mut candidates: Candidates, seen: Arc<Mutex<Vec<Seen>>>) {
         seen.lock().unwrap().push(Seen {
             revisions: candidate.revisions,
             missing: candidate.missing,
-            data: Json::Object(candidate.sources.data),
+            data: serde_json::from_str(&candidate.sources.data.to_json().unwrap()).unwrap(),
             accepted: compiled.is_ok(),
         });
         match compiled {

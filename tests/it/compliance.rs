@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use daypass::policy::{BuiltinErrors, Document, Evaluator, Problem, RegoFile, Sources};
+use daypass::policy::{BuiltinErrors, Data, Document, Evaluator, Problem, RegoFile, Sources};
 use serde_json::{Map, Value, json};
 
 use crate::support::shared;
@@ -154,8 +154,9 @@ fn answers(case: &Value, errors: BuiltinErrors) -> Result<Vec<Value>, Failure> {
         let name = format!("test-{index}.rego");
         sources.modules.push(RegoFile::new(name, text.as_str().unwrap()));
     }
-    if let Value::Object(data) = &case["data"] {
-        sources.data.clone_from(data);
+    if case["data"].is_object() {
+        sources.data =
+            Data::from_json(&case["data"].to_string()).map_err(|error| Failure::Load(error.to_string()))?;
     }
     let load = |error: daypass::policy::LoadError| Failure::Load(error.to_string());
     let mut evaluator = Evaluator::new(&sources, LIMIT, errors).map_err(load)?;

@@ -231,7 +231,7 @@ fn broken_bundles() {
         };
         let limits = Limits { size_bytes: 1 << 20 };
         if let Ok(bundle) = read("fuzz", &bytes, limits, None) {
-            let sources = Sources { modules: bundle.modules, data: bundle.data };
+            let sources = Sources::new(bundle.modules, bundle.data);
             let _ = Policy::compile(&sources, &DecisionPath::new("a/p/allow"), EVALUATION_LIMIT);
         }
     });

@@ -218,10 +218,22 @@ async fn policy_comes_from_a_bundle_server_that_may_be_away() {
     assert_eq!(refused["ready"], true);
     assert_eq!(version(&mut server.client().await).await, 1);
     assert_eq!(server.metric("daypass_bundle_failing{bundle=\"authz\"}"), 1);
+    let failures = || report(&server)["policy"]["bundles"][0]["failures"].as_u64().unwrap();
+    let before = failures();
+    wait_for("it to be refused again", || (failures() > before + 2).then_some(()));
+    assert_eq!(
+        server.log().matches("a changed policy cannot be used").count(),
+        1,
+        "one line for one refusal"
+    );
 
     bundles.set(conditional("\"three\"", &bundle(3, "")));
     wait_for("the third bundle", || (report(&server)["policy"]["revision"] == "authz=r3").then_some(()));
     assert_eq!(version(&mut server.client().await).await, 3);
+    // It is saved after it is in use, and before the server is asked again.
+    let requests = || report(&server)["policy"]["bundles"][0]["requests"].as_u64();
+    let before = requests();
+    wait_for("the third bundle on disk", || (requests() > before).then_some(()));
 
     // A restart while the server is away begins with what is on disk.
     drop(server);

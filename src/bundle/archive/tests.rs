@@ -83,17 +83,19 @@ fn what_tar_packs() {
     {
         let bundle = unsigned(&packed(&files, how, ".")).unwrap();
         assert_eq!(bundle.manifest.revision.as_deref(), Some("r1"));
-        assert_eq!(bundle.manifest.metadata["x"], json!(1));
+        let manifest = bundle.manifest.document.to_json().unwrap();
+        let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+        assert_eq!(manifest["metadata"]["x"], json!(1));
         let data =
             json!({"roles": {"admin": ["alice"], "bindings": {"bob": ["viewer"]}}, "app": {"deep": [1]}});
-        assert_eq!(serde_json::Value::Object(bundle.data), data, "{how:?}");
+        assert_eq!(Ok(bundle.data), Data::from_json(&data.to_string()), "{how:?}");
         assert_eq!(bundle.modules.len(), 1);
         assert_eq!(bundle.modules[0].name, "authz/app/authz.rego");
     }
     let long = format!("{}/data.json", ["directory"; 30].join("/"));
     for how in ["--format=gnu", "--format=pax"] {
         let bundle = unsigned(&packed(&[(&long, "1")], &[how], ".")).unwrap();
-        assert_eq!(bundle.data.len(), 1, "{how}");
+        assert_eq!(bundle.data.root().members().count(), 1, "{how}");
     }
     let comment = packed(&files, &["--format=pax", "--pax-option=comment=0123abcd"], ".");
     assert!(unsigned(&comment).is_ok(), "`git archive` writes such a header");
@@ -105,7 +107,8 @@ fn names_as_opa_writes_them() {
     let archive =
         entries(&[(b"/data.json", file, b"{\"a\": 1}"), (b"/.manifest", file, b"{\"revision\": \"x\"}")]);
     let bundle = unsigned(&archive).unwrap();
-    assert_eq!((bundle.data.len(), bundle.manifest.revision.as_deref()), (1, Some("x")));
+    assert_eq!(Ok(bundle.data), Data::from_json("{\"a\": 1}"));
+    assert_eq!(bundle.manifest.revision.as_deref(), Some("x"));
 }
 
 #[test]
@@ -289,7 +292,7 @@ fn verified(archive: &[u8], verification: &Verification) -> Result<Bundle, Strin
 fn a_signature_covers_every_file() {
     let good = token("secret", "one", &json!({"files": claims(), "scope": ""}));
     let bundle = verified(&signed(&good, same), &verification()).unwrap();
-    assert_eq!((bundle.modules.len(), bundle.data.len()), (1, 3));
+    assert_eq!((bundle.modules.len(), bundle.data.root().members().count()), (1, 3));
     let refusal = |change: &dyn Fn(&str, &str) -> Option<String>| {
         verified(&signed(&good, change), &verification()).unwrap_err()
     };
@@ -389,6 +392,78 @@ fn whether_a_signature_is_needed() {
         ("a/.signatures.json", &signatures),
     ]);
     assert!(verified(&archive, &optional).unwrap_err().contains("a/.signatures.json: not in the signature"));
+}
+
+/// Beside a signature that is good, so that all but the files themselves is believed.
+fn beside_a_signature(path: &str, text: &str, names: &[&str]) -> Result<Bundle, BundleError> {
+    let claim = |name: &&str| json!({"name": name, "hash": "00", "algorithm": "SHA-256"});
+    let files: Vec<_> = names.iter().map(claim).collect();
+    let signatures = json!({"signatures": [token("secret", "one", &json!({"files": files}))]}).to_string();
+    let archive = plain(&[(path, text), (".signatures.json", &signatures)]);
+    read("authz", &archive, Limits { size_bytes: 1 << 28 }, Some(&verification()))
+}
+
+#[test]
+fn what_is_not_signed_is_not_parsed() {
+    for path in ["data.json", "data.yaml", "data.yml", "x.rego", "a/data.json", ".manifest", "other"] {
+        let error = beside_a_signature(path, "{ [ \"", &["elsewhere"]).unwrap_err();
+        assert_eq!(error.to_string(), format!("{path}: not in the signature"));
+    }
+    for path in ["data.yml", "x.rego"] {
+        let error = beside_a_signature(path, "{ [ \"", &[path]).unwrap_err();
+        assert!(error.to_string().contains("its hash is"), "{error}");
+    }
+    for path in ["data.json", ".manifest"] {
+        let error = beside_a_signature(path, "{ [ \"", &[path]).unwrap_err();
+        assert_eq!(error.to_string(), format!("{path}: not JSON"));
+    }
+}
+
+#[test]
+fn aliases_are_paid_for_before_the_hash() {
+    let file = format!("a: &x \"{}\"\nb:\n{}", "A".repeat(1 << 20), "- *x\n".repeat(20_000));
+    let error = beside_a_signature("data.yaml", &file, &["data.yaml"]).unwrap_err();
+    assert!(error.to_string().contains("excessive aliasing"), "{error}");
+    let nested = "&a [ ".repeat(100);
+    let file = format!("{nested}\"{}\"{}", "A".repeat(1 << 20), "]".repeat(100));
+    let error = beside_a_signature("data.yaml", &file, &["data.yaml"]).unwrap_err();
+    assert!(error.to_string().contains("its hash is"), "{error}");
+}
+
+#[test]
+fn values_are_counted_before_they_are_made() {
+    let file = format!("{{\"a\":[{}0]}}", "{\"\":0},".repeat(policy::MAX_VALUES / 2));
+    for names in [&["data.json"][..], &["elsewhere"]] {
+        let error = beside_a_signature("data.json", &file, names).unwrap_err();
+        assert_eq!(error.code(), if names == ["elsewhere"] { "signature" } else { "too_large" });
+    }
+    let many = format!("{{\"signatures\": [{}\"\"]}}", "\"\",".repeat(policy::MAX_VALUES));
+    let archive = plain(&[(".signatures.json", &many)]);
+    assert_eq!(read("authz", &archive, Limits::default(), None).unwrap_err().code(), "too_large");
+    // Of all files together.
+    let half = format!("[{}0]", "0,".repeat(policy::MAX_VALUES / 2));
+    let archive = plain(&[("a/data.json", &half), ("b/data.json", &half)]);
+    let error = read("authz", &archive, Limits::default(), None).unwrap_err();
+    assert_eq!(error.to_string(), format!("its data has more than {} values", policy::MAX_VALUES));
+}
+
+#[test]
+fn a_deep_file_fits_on_a_stack() {
+    let deep = format!("{}1{}", "{\"a\":".repeat(policy::MAX_DEPTH), "}".repeat(policy::MAX_DEPTH));
+    let files = json!([{"name": "data.json", "hash": sha256(&deep), "algorithm": "SHA-256"}]);
+    let token = token("secret", "one", &json!({"files": files}));
+    let signatures = json!({"signatures": [token]}).to_string();
+    let archive = plain(&[("data.json", &deep), (".signatures.json", &signatures)]);
+    assert!(verified(&archive, &verification()).is_ok());
+}
+
+#[test]
+fn no_member_has_a_magic_name() {
+    let text = "{\"a\":{\"$serde_json::private::Number\":\"1e3\"}}";
+    let bundle =
+        unsigned(&plain(&[("data.json", text), (".manifest", &format!("{{\"x\":{text}}}"))])).unwrap();
+    assert_eq!(bundle.data.root().members().next().unwrap().1.unwrap().members().count(), 1);
+    assert!(bundle.manifest.document.to_json().unwrap().contains("private::Number"));
 }
 
 proptest! {

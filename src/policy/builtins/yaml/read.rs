@@ -1,4 +1,5 @@
-//! Reading. Each value that an alias repeats is counted, and there is an end to the counting.
+//! Reading, for the built-in and for data files. Each value that an alias repeats is counted, with its bytes, and there is
+//! an end to the counting.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,8 +11,13 @@ use super::super::marshal;
 
 /// Values of one document, those of its aliases with them.
 const MAX_VALUES: usize = 1 << 18;
+/// Bytes of text that aliases stand for, all together. They share it, but whoever writes the document out does not.
+const MAX_ALIASED_BYTES: usize = 1 << 24;
 /// Levels: as many as a request body may have.
 const MAX_DEPTH: usize = 512;
+
+/// Go's words.
+const EXCESSIVE: &str = "document contains excessive aliasing";
 
 enum Open {
     Sequence(Vec<Value>, usize),
@@ -23,28 +29,48 @@ struct Reader {
     open: Vec<Open>,
     anchors: HashMap<usize, (Value, Size)>,
     values: usize,
+    max_values: usize,
+    aliased_bytes: usize,
 }
 
 #[derive(Clone, Copy)]
 struct Size {
     values: usize,
+    bytes: usize,
     depth: usize,
+}
+
+/// What is wrong with a document, by Go's message, and where, counted from 1.
+#[derive(Debug)]
+pub struct Misread {
+    pub line: usize,
+    pub column: usize,
+    pub message: String,
 }
 
 /// One value, or Go's message.
 pub fn read(text: &str) -> Result<Value, String> {
-    let mut reader = Reader { open: Vec::new(), anchors: HashMap::new(), values: 0 };
+    let found = read_within(text, MAX_VALUES).map(|(value, _)| value);
+    found.map_err(|wrong| format!("yaml: line {}: {}", wrong.line, wrong.message))
+}
+
+/// The first document and how many values it has, which are no more than `max_values`.
+pub fn read_within(text: &str, max_values: usize) -> Result<(Value, usize), Misread> {
+    let mut reader =
+        Reader { open: Vec::new(), anchors: HashMap::new(), values: 0, max_values, aliased_bytes: 0 };
     // What is missing at the end is missing on the last line.
     let lines = text.lines().count().max(1);
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|error| {
-            let line = error.marker().line().min(lines);
-            format!("yaml: line {line}: did not find expected content: {}", error.info())
+            let message = format!("did not find expected content: {}", error.info());
+            let marker = error.marker();
+            Misread { line: marker.line().min(lines), column: marker.col() + 1, message }
         })?;
-        let line = |message: &str| format!("yaml: line {}: {message}", span.start.line());
+        let here =
+            |message: String| Misread { line: span.start.line(), column: span.start.col() + 1, message };
         let done = match event {
             Event::Scalar(text, style, anchor, tag) => {
-                let value = scalar(&text, style, tag.as_deref()).map_err(|message| line(&message))?;
+                let value = scalar(&text, style, tag.as_deref()).map_err(here)?;
                 reader.put(value, anchor)
             }
             Event::Alias(anchor) => reader.alias(anchor),
@@ -53,22 +79,28 @@ pub fn read(text: &str) -> Result<Value, String> {
                 reader.enter(Open::Mapping(BTreeMap::new(), None, Vec::new(), anchor))
             }
             Event::SequenceEnd | Event::MappingEnd => reader.leave(),
-            Event::DocumentEnd => return Ok(Value::Null),
+            Event::DocumentEnd => break,
             _ => Ok(None),
         };
-        if let Some(value) = done.map_err(|message| line(&message))? {
-            return Ok(value);
+        if let Some(value) = done.map_err(here)? {
+            return Ok((value, reader.values));
         }
     }
-    Ok(Value::Null)
+    Ok((Value::Null, 1))
 }
 
 type Done = Result<Option<Value>, String>;
 
 impl Reader {
     fn count(&mut self, values: usize) -> Result<(), String> {
-        self.values += values;
-        if self.values > MAX_VALUES { Err("document contains excessive aliasing".to_owned()) } else { Ok(()) }
+        self.values = self.values.saturating_add(values);
+        if self.values <= self.max_values {
+            Ok(())
+        } else if self.anchors.is_empty() {
+            Err(format!("more than {} values", self.max_values))
+        } else {
+            Err(EXCESSIVE.to_owned())
+        }
     }
 
     fn enter(&mut self, open: Open) -> Done {
@@ -95,6 +127,10 @@ impl Reader {
         let (value, size) =
             self.anchors.get(&anchor).cloned().ok_or_else(|| "unknown anchor referenced".to_owned())?;
         self.count(size.values)?;
+        self.aliased_bytes = self.aliased_bytes.saturating_add(size.bytes);
+        if self.aliased_bytes > MAX_ALIASED_BYTES {
+            return Err(EXCESSIVE.to_owned());
+        }
         if self.open.len() + size.depth > MAX_DEPTH {
             return Err("exceeded max depth".to_owned());
         }
@@ -137,16 +173,24 @@ impl Reader {
 /// A value is no deeper and no larger here than the bounds allow.
 fn measure(value: &Value) -> Size {
     let sizes = |sizes: &mut dyn Iterator<Item = Size>| {
-        sizes.fold(Size { values: 1, depth: 1 }, |all, one| Size {
+        sizes.fold(Size { values: 1, bytes: 0, depth: 1 }, |all, one| Size {
             values: all.values.saturating_add(one.values),
+            bytes: all.bytes.saturating_add(one.bytes),
             depth: all.depth.max(one.depth + 1),
         })
     };
     match value {
         Value::Array(items) => sizes(&mut items.iter().map(measure)),
-        Value::Object(members) => sizes(&mut members.values().map(measure)),
-        _ => Size { values: 1, depth: 0 },
+        Value::Object(members) => sizes(&mut members.iter().map(|(name, value)| {
+            let size = measure(value);
+            Size { bytes: size.bytes.saturating_add(text_bytes(name)), ..size }
+        })),
+        _ => Size { values: 1, bytes: text_bytes(value), depth: 0 },
     }
+}
+
+fn text_bytes(value: &Value) -> usize {
+    if let Value::String(text) = value { text.len() } else { 0 }
 }
 
 fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result<Value, String> {
