@@ -83,20 +83,33 @@ fn has_members(whole: &Object, part: &Object) -> bool {
     })
 }
 
-/// Comparisons of items in search of a run of them. Two arrays of one request could ask for the product of their
-/// lengths.
-const MAX_COMPARISONS: usize = 1 << 24;
-
+/// Knuth, Morris and Pratt: two arrays of one request could ask for the product of their lengths.
 fn has_run(whole: &[Value], part: &[Value]) -> bool {
     if part.is_empty() {
         return true;
     }
-    let mut left = MAX_COMPARISONS;
-    whole.windows(part.len()).any(|window| {
-        let same = window.iter().zip(part).take_while(|(a, b)| a == b).count();
-        left = left.saturating_sub(same);
-        same == part.len() && left > 0
+    // For each item, how many before it and with it are again what the part begins with.
+    let (mut borders, mut same) = (vec![0], 0);
+    for item in part.iter().skip(1) {
+        same = extended(part, &borders, same, item);
+        borders.push(same);
+    }
+    same = 0;
+    whole.iter().any(|item| {
+        same = extended(part, &borders, same, item);
+        same == part.len()
     })
+}
+
+/// How many items of the part end with this one, where `same` ended before it.
+fn extended(part: &[Value], borders: &[usize], mut same: usize, item: &Value) -> usize {
+    loop {
+        if part.get(same) == Some(item) {
+            return same + 1;
+        }
+        let Some(last) = same.checked_sub(1) else { return 0 };
+        same = borders.get(last).copied().unwrap_or(0);
+    }
 }
 
 fn union(a: &Value, b: &Value) -> Outcome {
@@ -162,5 +175,28 @@ mod tests {
         assert!(is(r#"{"a":{"b":[1,2]},"c":1}"#, r#"{"a":{"b":[2]}}"#));
         assert!(!is(r#"{"a":1}"#, r#"{"b":1}"#));
         assert!(subset(&v("1"), &v("1")).is_err());
+    }
+
+    #[test]
+    fn runs_in_long_arrays_are_found_in_linear_time() {
+        let run = |zeros: usize, last: u64| {
+            let mut items = vec![Value::from(0_u64); zeros];
+            items.push(Value::from(last));
+            Value::from(items)
+        };
+        assert_eq!(subset(&run(12_000, 2), &run(6000, 2)), Ok(Value::Bool(true)));
+        let started = std::time::Instant::now();
+        assert_eq!(subset(&run(100_000, 1), &run(50_000, 2)), Ok(Value::Bool(false)));
+        assert!(started.elapsed() < std::time::Duration::from_secs(1));
+        for (whole, part, expected) in [
+            ("[1,2,1,2,1,3]", "[1,2,1,3]", true),
+            ("[1,1,1,2]", "[1,1,2]", true),
+            ("[1,2,1,2]", "[1,2,3]", false),
+            ("[1]", "[1,1]", false),
+            ("[]", "[]", true),
+            ("[[0],[0],[1]]", "[[0],[1]]", true),
+        ] {
+            assert_eq!(subset(&v(whole), &v(part)), Ok(Value::Bool(expected)), "{whole} {part}");
+        }
     }
 }

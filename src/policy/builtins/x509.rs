@@ -3,6 +3,7 @@
 
 mod certificate;
 mod chain;
+mod constraints;
 mod extensions;
 mod hostname;
 mod input;

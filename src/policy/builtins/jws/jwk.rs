@@ -29,7 +29,8 @@ impl Jwk {
     }
 }
 
-/// One key, or the `keys` of a set. A key of a kind not known is left out of a set (RFC 7517, 5), and an error alone.
+/// One key, or the `keys` of a set. A key of a kind or on a curve not known is left out of a set (RFC 7517, 5), and an
+/// error alone.
 pub fn parse_set(text: &str) -> Result<Vec<Jwk>, String> {
     let value = json::parse(text).map_err(|error| error.to_string())?;
     let Value::Object(members) = &value else {
@@ -60,7 +61,10 @@ fn parse_one(members: &Object) -> Result<Option<Jwk>, String> {
     let fields = Fields(members);
     let key = match fields.text("kty")?.unwrap_or_default() {
         "RSA" => fields.rsa()?,
-        "EC" => fields.ec()?,
+        "EC" => match fields.ec()? {
+            Some(key) => key,
+            None => return Ok(None),
+        },
         "OKP" => fields.okp()?,
         "oct" => Key::Secret(fields.bytes("k")?),
         _ => return Ok(None),
@@ -114,17 +118,19 @@ impl<'m> Fields<'m> {
         Ok(Key::private(PrivateKey::Rsa(Box::new(key))))
     }
 
-    fn ec(&self) -> Result<Key, String> {
+    /// `None` on a curve not known.
+    fn ec(&self) -> Result<Option<Key>, String> {
         let name = self.text("crv")?.ok_or("required field crv is missing")?;
-        let curve = Curve::named(name).ok_or_else(|| format!("invalid elliptic curve {name}"))?;
+        let Some(curve) = Curve::named(name) else { return Ok(None) };
         let point = Point::new(curve, &self.bytes("x")?, &self.bytes("y")?)
             .ok_or_else(|| format!("invalid point for curve {name}"))?;
         if !self.has("d") {
-            return Ok(Key::Public(PublicKey::Ec { curve, point }));
+            return Ok(Some(Key::Public(PublicKey::Ec { curve, point })));
         }
         let scalar = padded(without_leading_zeros(&self.bytes("d")?), curve.bytes());
         let key = scalar.and_then(|scalar| key::ec_private(curve, scalar, point));
-        key.map(Key::private).ok_or_else(|| format!("invalid private key for curve {name}"))
+        let key = key.ok_or_else(|| format!("invalid private key for curve {name}"))?;
+        Ok(Some(Key::private(key)))
     }
 
     fn okp(&self) -> Result<Key, String> {
@@ -143,5 +149,20 @@ impl<'m> Fields<'m> {
             return Err("invalid x value given d value".to_owned());
         }
         Ok(Key::private(pair))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_curve_not_known_costs_its_own_key_alone() {
+        let unknown = r#"{"kty":"EC","crv":"secp256k1","x":"AQ","y":"AQ"}"#;
+        let set = format!(r#"{{"keys":[{unknown},{{"kty":"oct","kid":"a","k":"AQ"}}]}}"#);
+        let ids: Vec<_> = parse_set(&set).unwrap().into_iter().map(|key| key.id).collect();
+        assert_eq!(ids, ["a"]);
+        assert!(parse_set(unknown).is_err());
+        assert!(parse_set(r#"{"keys":[{"kty":"EC","x":"AQ","y":"AQ"}]}"#).is_err());
     }
 }

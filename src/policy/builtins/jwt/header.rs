@@ -40,7 +40,7 @@ impl Header {
     /// A parameter has the wrong type.
     pub fn parse(members: &Object) -> Result<Self, Fault> {
         let mut header = Self::default();
-        let (mut critical, mut unknown) = (BTreeSet::new(), Vec::new());
+        let (mut critical, mut unknown) = (Critical::default(), Vec::new());
         for (name, value) in members.iter() {
             let Value::String(name) = name else { continue };
             match &**name {
@@ -48,11 +48,12 @@ impl Header {
                 "kid" => string("kid", value)?.clone_into(&mut header.key_id),
                 "cty" => string("cty", value)?.clone_into(&mut header.content_type),
                 "typ" => drop(string("typ", value)?),
-                "crit" => critical = critical_names(value)?,
+                "crit" => critical = Critical::parse(value)?,
                 other => unknown.push(other.to_owned()),
             }
         }
-        header.has_unknown_critical = unknown.iter().any(|name| critical.contains(name));
+        header.has_unknown_critical =
+            critical.has_others || unknown.iter().any(|name| critical.names.contains(name));
         Ok(header)
     }
 
@@ -70,16 +71,46 @@ fn string<'v>(name: &str, value: &'v Value) -> Result<&'v str, Fault> {
     }
 }
 
-fn critical_names(value: &Value) -> Result<BTreeSet<String>, Fault> {
-    let Value::Array(items) = value else {
-        return Err(Fault::failed("crit: must be a list"));
-    };
-    let names: BTreeSet<String> = items
-        .iter()
-        .map_while(|item| match item {
-            Value::String(name) => Some(name.to_string()),
-            _ => None,
-        })
-        .collect();
-    if names.is_empty() { Err(Fault::failed("crit: must be a nonempty list")) } else { Ok(names) }
+#[derive(Default)]
+struct Critical {
+    names: BTreeSet<String>,
+    /// What is no name: a list that says less than it should lets nothing through.
+    has_others: bool,
+}
+
+impl Critical {
+    fn parse(value: &Value) -> Result<Self, Fault> {
+        let Value::Array(items) = value else {
+            return Err(Fault::failed("crit: must be a list"));
+        };
+        let mut critical = Self::default();
+        for item in items.iter() {
+            match item {
+                Value::String(name) => drop(critical.names.insert(name.to_string())),
+                _ => critical.has_others = true,
+            }
+        }
+        if critical.names.is_empty() {
+            return Err(Fault::failed("crit: must be a nonempty list"));
+        }
+        Ok(critical)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_critical_name_counts() {
+        let is_valid = |json: &str| {
+            let Value::Object(members) = Value::from_json_str(json).unwrap() else { panic!("no object") };
+            Header::parse(&members).map(|header| header.is_valid()).ok()
+        };
+        assert_eq!(is_valid(r#"{"alg":"HS256","crit":["exp"]}"#), Some(true));
+        assert_eq!(is_valid(r#"{"alg":"HS256","crit":["exp","b64"],"b64":false}"#), Some(false));
+        assert_eq!(is_valid(r#"{"alg":"HS256","crit":["exp",1,"b64"],"b64":false}"#), Some(false));
+        assert_eq!(is_valid(r#"{"alg":"HS256","crit":["exp",1]}"#), Some(false));
+        assert_eq!(is_valid(r#"{"alg":"HS256","crit":[1]}"#), None);
+    }
 }

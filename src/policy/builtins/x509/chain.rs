@@ -1,11 +1,9 @@
 //! A path from a certificate to its root, with Go's rules: `x509.Certificate.Verify`. Stricter in two places: SHA-1
-//! and RSA keys under 2048 bits never verify, and constraints on names of a kind that is not compared here (mail
-//! addresses, URIs) refuse every certificate that has such names.
-
-use std::net::IpAddr;
+//! and RSA keys under 2048 bits never verify, and constraints on mail addresses refuse every certificate that has one.
 
 use super::certificate::Certificate;
-use super::extensions::{ANY_USAGE, Extensions, KEY_USAGE_CERT_SIGN, Range, Subtrees};
+use super::constraints::Constraints;
+use super::extensions::{ANY_USAGE, Extensions, KEY_USAGE_CERT_SIGN};
 use super::hostname;
 use super::options::Options;
 
@@ -89,8 +87,13 @@ impl Search<'_> {
             return None;
         }
         // Last, for it is what hostile certificates could make dear.
-        if !chain.iter().all(|below| self.names_allowed(&issuer.extensions, &below.extensions)) {
-            return None;
+        let constraints = Constraints::of(&issuer.extensions);
+        for below in chain {
+            let names = &below.extensions.names;
+            self.comparisons += constraints.comparisons(names);
+            if self.comparisons > self.options.max_comparisons || !constraints.allow(names) {
+                return None;
+            }
         }
         let mut longer = chain.to_vec();
         longer.push(issuer.clone());
@@ -122,29 +125,6 @@ impl Search<'_> {
         (ns(certificate.not_before)..=ns(certificate.not_after)).contains(&self.options.now_ns)
     }
 
-    fn names_allowed(&mut self, issuer: &Extensions, below: &Extensions) -> bool {
-        let (permitted, excluded, names) = (&issuer.permitted, &issuer.excluded, &below.names);
-        self.comparisons += names.dns.len() * (permitted.dns.len() + excluded.dns.len());
-        self.comparisons += names.addresses.len() * (permitted.ranges.len() + excluded.ranges.len());
-        if self.comparisons > self.options.max_comparisons {
-            return false;
-        }
-        let dns = names.dns.iter().all(|name| {
-            let inside = |domain: &String| is_in_domain(name, domain);
-            (permitted.dns.is_empty() || permitted.dns.iter().any(inside)) && !excluded.dns.iter().any(inside)
-        });
-        let addresses = names.addresses.iter().all(|address| {
-            let inside = |range: &Range| is_in_range(*address, range);
-            (permitted.ranges.is_empty() || permitted.ranges.iter().any(inside))
-                && !excluded.ranges.iter().any(inside)
-        });
-        let constrains =
-            |kind: fn(&Subtrees) -> &Vec<String>| !kind(permitted).is_empty() || !kind(excluded).is_empty();
-        let emails = names.emails.is_empty() || !constrains(|subtrees| &subtrees.emails);
-        let uris = names.uris.is_empty() || !constrains(|subtrees| &subtrees.uris);
-        dns && addresses && emails && uris
-    }
-
     /// Whether one of the usages asked for is allowed by every certificate. One that names none allows all.
     fn serves(&self, chain: &[Certificate]) -> bool {
         let allows = |certificate: &Certificate, usage: u64| {
@@ -158,21 +138,4 @@ impl Search<'_> {
             .iter()
             .any(|usage| *usage == ANY_USAGE || chain.iter().all(|certificate| allows(certificate, *usage)))
     }
-}
-
-/// The domain itself or one below; with a dot in front, only those below.
-fn is_in_domain(name: &str, domain: &str) -> bool {
-    let below = name.len().checked_sub(domain.len()).and_then(|at| name.as_bytes().split_at_checked(at));
-    let Some((above, end)) = below else { return false };
-    end.eq_ignore_ascii_case(domain.as_bytes())
-        && (domain.is_empty() || above.is_empty() || domain.starts_with('.') || above.ends_with(b"."))
-}
-
-fn is_in_range(address: IpAddr, (network, mask): &Range) -> bool {
-    let bytes = match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    };
-    bytes.len() == network.len()
-        && bytes.iter().zip(mask).zip(network).all(|((byte, mask), network)| byte & mask == *network)
 }

@@ -116,6 +116,22 @@ fn constraints_on_names_bind_those_below() {
 }
 
 #[test]
+fn an_exclusion_holds_for_every_form_of_a_name() {
+    let mut constrained = authority_params("root");
+    constrained.name_constraints = Some(NameConstraints {
+        permitted_subtrees: Vec::new(),
+        excluded_subtrees: vec![GeneralSubtree::DnsName("secret.example.com".to_owned())],
+    });
+    let root = root(constrained);
+    for name in ["secret.example.com.", "a.secret.example.com.", "*.example.com.", "*.example.com"] {
+        let leaf = below(&root, params(name));
+        assert!(!verifies(&[&root, &leaf], "{}"), "{name}");
+        assert!(!verifies(&[&root, &leaf], r#"{"DNSName":"secret.example.com"}"#), "{name}");
+    }
+    assert!(verifies(&[&root, &below(&root, params("*.a.example.com"))], "{}"));
+}
+
+#[test]
 fn certificates_that_sign_each_other_end() {
     let root = root(authority_params("root"));
     let loops: Vec<_> = (0..40).map(|_| below(&root, authority_params("root"))).collect();
