@@ -61,7 +61,7 @@ const AUTHORIZATION: &str = "envoy.service.auth.v3.Authorization";
 #[derive(Debug, Error)]
 pub enum ServeError {
     #[error("the policy cannot be used:\n{0}")]
-    Policy(#[from] LoadError),
+    Policy(LoadError),
     #[error("the data directory {path} cannot be used")]
     DataDir { path: String, source: std::io::Error },
     #[error("the store cannot be opened")]
@@ -80,6 +80,13 @@ pub enum ServeError {
     System(#[from] std::io::Error),
     #[error("{task} ended: {reason}")]
     TaskEnded { task: &'static str, reason: String },
+}
+
+/// Not as a source: its text is the message already, a line for each mistake.
+impl From<LoadError> for ServeError {
+    fn from(error: LoadError) -> Self {
+        Self::Policy(error)
+    }
 }
 
 /// Runs until SIGTERM or SIGINT, or until a part that must not end does.
