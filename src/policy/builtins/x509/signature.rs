@@ -1,8 +1,9 @@
 //! Algorithms that certificates are signed with, numbered as Go's `SignatureAlgorithm`, and whether a signature is
 //! the issuer's. MD5 and SHA-1 are named and never accepted.
 
-use p521::ecdsa::signature::Verifier;
+use p521::ecdsa::signature::hazmat::PrehashVerifier;
 use regorus::Value;
+use ring::digest;
 use ring::signature::{
     ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA384_ASN1, ECDSA_P384_SHA256_ASN1, ECDSA_P384_SHA384_ASN1,
     UnparsedPublicKey,
@@ -11,7 +12,7 @@ use x509_parser::asn1_rs::{Oid, oid};
 use x509_parser::signature_algorithm::SignatureAlgorithm;
 use x509_parser::x509::AlgorithmIdentifier;
 
-use super::super::jws::key::{Curve, PublicKey};
+use super::super::jws::key::{Curve, Point, PublicKey, padded};
 use super::super::jws::{self, Hash, Key};
 
 const BY_OID: [(Oid<'static>, u64); 12] = [
@@ -88,12 +89,96 @@ fn verify_ecdsa(hash: Hash, key: &PublicKey, signed: &[u8], signature: &[u8]) ->
         (Curve::P256, Hash::Sha384) => &ECDSA_P256_SHA384_ASN1,
         (Curve::P384, Hash::Sha256) => &ECDSA_P384_SHA256_ASN1,
         (Curve::P384, Hash::Sha384) => &ECDSA_P384_SHA384_ASN1,
-        (Curve::P521, Hash::Sha512) => {
-            let Ok(key) = p521::ecdsa::VerifyingKey::from_sec1_bytes(point.as_bytes()) else { return false };
-            let Ok(signature) = p521::ecdsa::Signature::from_der(signature) else { return false };
-            return key.verify(signed, &signature).is_ok();
+        (Curve::P256 | Curve::P384, Hash::Sha512) | (Curve::P521, _) => {
+            return verify_digest(hash, *curve, point, signed, signature).unwrap_or(false);
         }
-        _ => return false,
     };
     UnparsedPublicKey::new(algorithm, point.as_bytes()).verify(signed, signature).is_ok()
+}
+
+/// The pairs that ring does not have.
+fn verify_digest(hash: Hash, curve: Curve, point: &Point, signed: &[u8], signature: &[u8]) -> Option<bool> {
+    let algorithm = match hash {
+        Hash::Sha256 => &digest::SHA256,
+        Hash::Sha384 => &digest::SHA384,
+        Hash::Sha512 => &digest::SHA512,
+    };
+    let digest = digest::digest(algorithm, signed);
+    let digest = digest.as_ref();
+    // A number of the curve's length, cut at its right (FIPS 186-5, 6.4): p521 itself refuses SHA-256.
+    let digest = padded(digest.get(..curve.bytes()).unwrap_or(digest), curve.bytes())?;
+    let point = point.as_bytes();
+    let verified = match curve {
+        Curve::P256 => {
+            let key = p256::ecdsa::VerifyingKey::from_sec1_bytes(point).ok()?;
+            key.verify_prehash(&digest, &p256::ecdsa::Signature::from_der(signature).ok()?)
+        }
+        Curve::P384 => {
+            let key = p384::ecdsa::VerifyingKey::from_sec1_bytes(point).ok()?;
+            key.verify_prehash(&digest, &p384::ecdsa::Signature::from_der(signature).ok()?)
+        }
+        Curve::P521 => {
+            let key = p521::ecdsa::VerifyingKey::from_sec1_bytes(point).ok()?;
+            key.verify_prehash(&digest, &p521::ecdsa::Signature::from_der(signature).ok()?)
+        }
+    };
+    Some(verified.is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::jws::{base64, key};
+    use super::*;
+
+    /// By OpenSSL: a public key, and its signatures of `message` with SHA-256, SHA-384 and SHA-512.
+    const SIGNED: [[&str; 4]; 3] = [
+        [
+            "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEX7HhObR0bZYtbGYRaMu87uWHExIkLba2txDzeEG0EaTHBqZZpE6G6VMjVqmd\
+             2h6MU6QMm9M1hvCj8zEKGOlCrA==",
+            "MEUCIQDNSnrg9neg8YbS8i2gvTrjGEA5i10oJjThrAVOrvd5GQIgJDAKXrKOOjfEwFGX3xzyPUomaNwHYeGoy114ZfFqLDY=",
+            "MEUCIQDANvKbuHCE9JiLybSjL4SthWLorr44A+FEMil4GOAtuwIgKa3cxMv1mo6E1wwSpvtuJjVfeSYStvEFpy1MJmPDGZE=",
+            "MEQCIC4X/cYNFYn4j8FFMSCeHg9xodFfVCbpdfyAjRFdtwRVAiBxoG0Tx/qD5R7nom40vPEUGijOB51nMAxEiMLD9ZXB2w==",
+        ],
+        [
+            "MHYwEAYHKoZIzj0CAQYFK4EEACIDYgAELmx7b82eSahu5VBPyIWfwEi5ITLpxQvHeOwVE7s0glHQ3TS0VFIAO20hBx/upSDR\
+             2PrIkoSuNGwYKlD07fGf6nLcWbTscoGF2hXnkOoVeQFx2t0htKqKwQ5ugXosTcxQ",
+            "MGUCME2c4grbEstuVjzdeuLfsH6aYiKtJsjc7eDSzTm3HLZe8Z2uzhN2P6uIwGnXXcv/wAIxAJGbXbueNfQgCTvUjcxPI/wd\
+             7oRIMiACFqxpAunL43jUNEJJZqkQHCeJR1gY5sxp6Q==",
+            "MGQCMAi5OjHAcyey8DkmzVzzsi31Ap273tJj1gEWpdyIheRfTodM46u8KL/oGE7kDNRpRgIwWWXLVcnGAU3EFwpscq+yPQMn\
+             bMqnUiY90LXPs/WZAnsfXQv2MI+qOkV5ztFx4FZ6",
+            "MGQCMAHd3919ItVW4Wl+EugSBcn2mDs+tmi4gyLKI3JVuoRF5iXXY9rHke8RuJzDkxjktwIwCqVWFXeKZFY8ITiF4gC9BYR/\
+             TW4hCX2+h5dkIuaLQ+oqDiwWFwHgAj4ICdkGvP9m",
+        ],
+        [
+            "MIGbMBAGByqGSM49AgEGBSuBBAAjA4GGAAQBoA6pSQirm5hyiBAmWT0Y/8R3p5Jd44wyeyWVGW9FpUCXCO1NhnrHtlPRjlcC\
+             gUNhjrjEazY4V/A8aWuMomz7fFcAYuY/IZ5EVEZWb7V4npc7DOecssHcBoshTkk+neiUFUUhBSdguMjo7xAxyCtDnfirQKYS\
+             iWquxFDz9+Mngr9OWjw=",
+            "MIGHAkEM+NZbwT2XkzqNnc6pBnx9i/v0fMmKfqjai4g/MbfI3OHxehmrx5MFRDncMGw2WDpfPc/vbIBHEKVZHoIaRobXrgJC\
+             APBIgzflIBc4j8P3nhp4Y2NtCjaWQ+C6FwqOc37gG2VS8hYEP7DkHMGx4at58hVpjHRGcAGBa3lI2BLHmpH93w4k",
+            "MIGGAkEevdqii9ZKmMMsDh3X29NoxqktJImXm4Tj2RK4pcub+cHHrZV3sgN5iODIUUXTefOv/Fo1hB4S2q9FIXzr6wvRBQJB\
+             aqQOABSS8iH5Ycx57Dvc9OtHV7jm932XJZN4/Sfo9n7Lmn1hqyNQf8hQGtgJ6XsOyi5xPi1/d5QWGzd4tCrjXSA=",
+            "MIGGAkFpQidl3QE7jN3OyVY4b9j4yr9efUYDGvbjOI71z/xeeEiKsN9S/zfQYgtbmSdUtAepYsUxKnWueILMT5czOAfaQAJB\
+             I3S91sziU9TGx9eErziTEcv0XnvsOyPtGEFzfHus4U5tFR++Z935G37n5uAcWoo1nPlS5Scv4b3vySrhn5aCL04=",
+        ],
+    ];
+
+    #[test]
+    fn every_curve_goes_with_every_hash() {
+        let bytes = |text: &str| base64::standard(text).unwrap();
+        for [key, signatures @ ..] in SIGNED {
+            let key = key::of_spki(&bytes(key)).unwrap();
+            for (number, signature) in (10..).zip(signatures) {
+                let mut signature = bytes(signature);
+                let verifies = |number, message: &[u8], signature: &[u8]| {
+                    Algorithm(number).verify(&key, message, signature)
+                };
+                assert!(verifies(number, b"message", &signature), "{number}");
+                assert!(!verifies(number, b"massage", &signature), "{number}");
+                assert!((10..13).all(|other| other == number || !verifies(other, b"message", &signature)));
+                *signature.last_mut().unwrap() ^= 1;
+                assert!(!verifies(number, b"message", &signature), "{number}");
+                assert!(!verifies(number, b"message", &[]), "{number}");
+            }
+        }
+    }
 }
