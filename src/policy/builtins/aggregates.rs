@@ -66,17 +66,17 @@ impl Decimal {
         Some(Self { digits: mantissa.replace('.', "").parse().ok()?, exponent })
     }
 
-    pub fn plus(self, other: Self) -> Self {
+    pub fn plus(&self, other: &Self) -> Self {
         let exponent = self.exponent.min(other.exponent);
         Self { digits: self.digits_at(exponent) + other.digits_at(exponent), exponent }
     }
 
-    pub fn minus(self, other: Self) -> Self {
-        self.plus(Self { digits: -other.digits, exponent: other.exponent })
+    pub fn minus(&self, other: &Self) -> Self {
+        self.plus(&Self { digits: -&other.digits, exponent: other.exponent })
     }
 
-    pub fn times(self, other: Self) -> Self {
-        Self { digits: self.digits * other.digits, exponent: self.exponent + other.exponent }
+    pub fn times(&self, other: &Self) -> Self {
+        Self { digits: &self.digits * &other.digits, exponent: self.exponent + other.exponent }
     }
 
     /// With another, smaller exponent.
@@ -102,7 +102,7 @@ fn power_of_ten(exponent: u32) -> BigInt {
     BigInt::from(10).pow(exponent)
 }
 
-fn fold(value: &Value, start: Decimal, operation: fn(Decimal, Decimal) -> Decimal) -> Outcome {
+fn fold(value: &Value, start: Decimal, operation: fn(&Decimal, &Decimal) -> Decimal) -> Outcome {
     let items = collection(value)?;
     if let Some(wrong) = items.iter().find(|item| !matches!(item, Value::Number(_))) {
         return Err(element(1, value, "number", wrong));
@@ -110,7 +110,7 @@ fn fold(value: &Value, start: Decimal, operation: fn(Decimal, Decimal) -> Decima
     let too_large = || Fault::failed("number too large");
     let mut total = start;
     for item in items {
-        total = operation(total, Decimal::of(item).ok_or_else(too_large)?);
+        total = operation(&total, &Decimal::of(item).ok_or_else(too_large)?);
         if total.digits.bits() > MAX_INTEGER_BITS {
             return Err(too_large());
         }
