@@ -35,22 +35,16 @@ fn collection(value: &Value) -> Result<Vec<&Value>, Fault> {
 }
 
 fn sum(value: &Value) -> Outcome {
-    fold(value, Decimal::whole(0), |total, next| {
-        let exponent = total.exponent.min(next.exponent);
-        Decimal { digits: total.digits_at(exponent) + next.digits_at(exponent), exponent }
-    })
+    fold(value, Decimal::whole(0), Decimal::plus)
 }
 
 fn product(value: &Value) -> Outcome {
-    fold(value, Decimal::whole(1), |total, next| Decimal {
-        digits: total.digits * next.digits,
-        exponent: total.exponent + next.exponent,
-    })
+    fold(value, Decimal::whole(1), Decimal::times)
 }
 
 /// digits × 10^exponent. What is written 0.1 is a tenth here, as it nearly is in OPA; in doubles three of them are more
 /// than 0.3.
-struct Decimal {
+pub struct Decimal {
     digits: BigInt,
     exponent: i32,
 }
@@ -60,7 +54,8 @@ impl Decimal {
         Self { digits: number.into(), exponent: 0 }
     }
 
-    fn of(value: &Value) -> Option<Self> {
+    /// `None` for what is no number.
+    pub fn of(value: &Value) -> Option<Self> {
         if let Some(digits) = whole(value) {
             return Some(Self { digits, exponent: 0 });
         }
@@ -71,14 +66,31 @@ impl Decimal {
         Some(Self { digits: mantissa.replace('.', "").parse().ok()?, exponent })
     }
 
-    /// With another, smaller exponent.
-    fn digits_at(&self, exponent: i32) -> BigInt {
-        &self.digits * BigInt::from(10).pow(self.exponent.abs_diff(exponent))
+    pub fn plus(&self, other: &Self) -> Self {
+        let exponent = self.exponent.min(other.exponent);
+        Self { digits: self.digits_at(exponent) + other.digits_at(exponent), exponent }
     }
 
-    fn value(self) -> Outcome {
+    pub fn minus(&self, other: &Self) -> Self {
+        self.plus(&Self { digits: -&other.digits, exponent: other.exponent })
+    }
+
+    pub fn times(&self, other: &Self) -> Self {
+        Self { digits: &self.digits * &other.digits, exponent: self.exponent + other.exponent }
+    }
+
+    /// With another, smaller exponent.
+    fn digits_at(&self, exponent: i32) -> BigInt {
+        &self.digits * power_of_ten(self.exponent.abs_diff(exponent))
+    }
+
+    pub fn value(self) -> Outcome {
         if self.exponent >= 0 {
             return bounded_integer(self.digits_at(0));
+        }
+        let divisor = power_of_ten(self.exponent.unsigned_abs());
+        if &self.digits % &divisor == BigInt::ZERO {
+            return bounded_integer(self.digits / divisor);
         }
         let text = format!("{}e{}", self.digits, self.exponent);
         let double = text.parse::<f64>().ok().filter(|double| double.is_finite());
@@ -86,7 +98,11 @@ impl Decimal {
     }
 }
 
-fn fold(value: &Value, start: Decimal, operation: fn(Decimal, Decimal) -> Decimal) -> Outcome {
+fn power_of_ten(exponent: u32) -> BigInt {
+    BigInt::from(10).pow(exponent)
+}
+
+fn fold(value: &Value, start: Decimal, operation: fn(&Decimal, &Decimal) -> Decimal) -> Outcome {
     let items = collection(value)?;
     if let Some(wrong) = items.iter().find(|item| !matches!(item, Value::Number(_))) {
         return Err(element(1, value, "number", wrong));
@@ -94,7 +110,7 @@ fn fold(value: &Value, start: Decimal, operation: fn(Decimal, Decimal) -> Decima
     let too_large = || Fault::failed("number too large");
     let mut total = start;
     for item in items {
-        total = operation(total, Decimal::of(item).ok_or_else(too_large)?);
+        total = operation(&total, &Decimal::of(item).ok_or_else(too_large)?);
         if total.digits.bits() > MAX_INTEGER_BITS {
             return Err(too_large());
         }

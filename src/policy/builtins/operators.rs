@@ -3,6 +3,7 @@
 
 use regorus::Value;
 
+use super::aggregates::Decimal;
 use super::{Builtin, Fault, Outcome, binary, unary};
 
 pub const ADD: &str = "daypass__add";
@@ -38,8 +39,19 @@ macro_rules! on_numbers {
     };
 }
 
+/// The engine's operation is exact on whole numbers, and the one that most policies have. On others it would be the
+/// doubles', where 0.1 + 0.2 is not 0.3: as `sum` and `product` have it, it is.
+fn exact(a: &Value, b: &Value, operation: fn(&Decimal, &Decimal) -> Decimal) -> Option<Outcome> {
+    match (a, b) {
+        (Value::Number(x), Value::Number(y)) if !(x.is_integer() && y.is_integer()) => {
+            Some(operation(&Decimal::of(a)?, &Decimal::of(b)?).value())
+        }
+        _ => None,
+    }
+}
+
 fn add(a: &Value, b: &Value) -> Outcome {
-    on_numbers!(a, b, |x, y| x.add(y))
+    exact(a, b, Decimal::plus).unwrap_or_else(|| on_numbers!(a, b, |x, y| x.add(y)))
 }
 
 /// Numbers, or the difference of two sets.
@@ -47,12 +59,12 @@ fn subtract(a: &Value, b: &Value) -> Outcome {
     match (a, b) {
         (Value::Set(a), Value::Set(b)) => Ok(a.difference(b).into_value()),
         (Value::Set(_), other) => Err(Fault::operand(2, "set", other)),
-        _ => on_numbers!(a, b, |x, y| x.sub(y)),
+        _ => exact(a, b, Decimal::minus).unwrap_or_else(|| on_numbers!(a, b, |x, y| x.sub(y))),
     }
 }
 
 fn multiply(a: &Value, b: &Value) -> Outcome {
-    on_numbers!(a, b, |x, y| x.mul(y))
+    exact(a, b, Decimal::times).unwrap_or_else(|| on_numbers!(a, b, |x, y| x.mul(y)))
 }
 
 fn divide(a: &Value, b: &Value) -> Outcome {
@@ -115,5 +127,28 @@ mod tests {
         assert!(remainder(&number, &Value::from(0u64)).is_err());
         assert!(remainder(&number, &Value::from(2.5)).is_err());
         assert_eq!(remainder(&number, &Value::from(4u64)), Ok(Value::from(3u64)));
+    }
+
+    #[test]
+    fn decimals_are_exact() {
+        let number = |text: &str| Value::from_numeric_string(text).unwrap();
+        for (operation, a, b, expected) in [
+            (add as fn(&Value, &Value) -> Outcome, "0.1", "0.2", "0.3"),
+            (add, "0.5", "0.5", "1"),
+            (add, "1", "0.1", "1.1"),
+            (add, "9223372036854775807", "1", "9223372036854775808"),
+            (subtract, "0.3", "0.1", "0.2"),
+            (subtract, "0.3", "0.3", "0"),
+            (subtract, "1", "1.5", "-0.5"),
+            (multiply, "1.1", "3", "3.3"),
+            (multiply, "0.1", "0.1", "0.01"),
+            (multiply, "2251799813685249.5", "6", "13510798882111497"),
+            (multiply, "1e-300", "1e-300", "0"),
+            (multiply, "-0.5", "0", "0"),
+        ] {
+            let found = operation(&number(a), &number(b)).unwrap();
+            assert_eq!(found, number(expected), "{a} {b}");
+            assert_eq!(found.to_string(), number(expected).to_string(), "{a} {b}");
+        }
     }
 }
