@@ -2,14 +2,16 @@
 //! crate has.
 //!
 //! No reference is ever fetched, from the network or from a file. Schemas and documents can be strangers': steps and
-//! depth are bounded.
+//! depth are bounded, and so is what a thread keeps of schemas.
 
 mod check;
 mod format;
 mod number;
 mod validate;
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 
 use regorus::Value;
 
@@ -20,6 +22,55 @@ use super::{Builtin, Fault, Outcome, binary, unary};
 
 pub const BUILTINS: [Builtin; 2] =
     [binary("json.match_schema", match_schema), unary("json.verify_schema", verify_schema)];
+
+/// Schemas that a thread keeps, the latest first. A policy has a few, and each is compared with what is asked for.
+const MAX_KEPT: usize = 8;
+/// Bytes of all of them. A larger one is checked at every call.
+const MAX_KEPT_BYTES: usize = 32 << 20;
+/// Of a value in memory, for each of its characters as a text.
+const BYTES_A_CHARACTER: usize = 16;
+
+/// What is wrong with a schema is kept too: finding it takes as long.
+type Checked = Rc<Result<Schemas, String>>;
+
+struct Kept {
+    operand: Value,
+    checked: Checked,
+    bytes: usize,
+}
+
+thread_local! {
+    static KEPT: RefCell<VecDeque<Kept>> = const { RefCell::new(VecDeque::new()) };
+}
+
+fn schemas(operand: &Value) -> Checked {
+    KEPT.with_borrow_mut(|kept| {
+        let found = kept.iter().position(|known| known.operand == *operand).and_then(|at| kept.remove(at));
+        let latest = found.unwrap_or_else(|| Kept::new(operand));
+        let checked = Rc::clone(&latest.checked);
+        if latest.bytes <= MAX_KEPT_BYTES {
+            kept.push_front(latest);
+        }
+        while kept.len() > MAX_KEPT || kept.iter().map(|schema| schema.bytes).sum::<usize>() > MAX_KEPT_BYTES
+        {
+            kept.pop_back();
+        }
+        checked
+    })
+}
+
+impl Kept {
+    fn new(operand: &Value) -> Self {
+        let checked = document(operand).and_then(|schema| Schemas::of(&schema));
+        let characters = match operand {
+            Value::String(text) => text.len(),
+            other => other.to_string().len(),
+        };
+        let patterns = checked.as_ref().map_or(0, |schemas| schemas.pattern_bytes);
+        let bytes = characters.saturating_mul(BYTES_A_CHARACTER).saturating_add(patterns);
+        Self { operand: operand.clone(), checked: Rc::new(checked), bytes }
+    }
+}
 
 /// JSON in a text, or a value that is JSON.
 fn document(value: &Value) -> Result<Value, String> {
@@ -32,9 +83,8 @@ fn document(value: &Value) -> Result<Value, String> {
 
 #[allow(clippy::unnecessary_wraps, reason = "the shape of a built-in")]
 fn verify_schema(schema: &Value) -> Outcome {
-    let checked = document(schema).and_then(|schema| Schemas::of(&schema).map(drop));
-    let (is_valid, why) = match checked {
-        Ok(()) => (true, Value::Null),
+    let (is_valid, why) = match schemas(schema).as_ref() {
+        Ok(_) => (true, Value::Null),
         Err(message) => (false, Value::from(format!("jsonschema: {message}"))),
     };
     Ok(Value::from(vec![Value::Bool(is_valid), why]))
@@ -42,9 +92,9 @@ fn verify_schema(schema: &Value) -> Outcome {
 
 fn match_schema(value: &Value, schema: &Value) -> Outcome {
     let value = document(value).map_err(Fault::failed)?;
-    let schema = document(schema).map_err(Fault::failed)?;
-    let schemas = Schemas::of(&schema).map_err(Fault::failed)?;
-    let failures = validate::validate(&schemas, &value).map_err(Fault::failed)?;
+    let schemas = schemas(schema);
+    let schemas = schemas.as_ref().as_ref().map_err(Fault::failed)?;
+    let failures = validate::validate(schemas, &value).map_err(Fault::failed)?;
     let shown = |failure: Failure| {
         let error = format!("{}: {}", failure.field, failure.description);
         Value::from(BTreeMap::from([
@@ -202,5 +252,25 @@ mod tests {
             )
         });
         assert_eq!(errors(&doubling, "1").len(), 1);
+    }
+
+    #[test]
+    fn the_last_schemas_are_kept() {
+        let number = Value::from(r#"{"type":"number"}"#);
+        let first = schemas(&number);
+        assert!(Rc::ptr_eq(&first, &schemas(&number)));
+        let wrong = Value::from("{");
+        assert!(schemas(&wrong).is_err());
+        assert!(Rc::ptr_eq(&schemas(&wrong), &schemas(&wrong)));
+        for least in 0..2 * MAX_KEPT {
+            let schema = Value::from_json_str(&format!(r#"{{"minimum":{least}}}"#)).unwrap();
+            let checked = match_schema(&Value::from(format!("[{least}]")), &schema).unwrap();
+            assert_eq!(checked[0], Value::Bool(true));
+        }
+        assert!(!Rc::ptr_eq(&first, &schemas(&number)), "there were others since");
+        assert_eq!(KEPT.with_borrow(VecDeque::len), MAX_KEPT);
+        let large =
+            Value::from(format!(r#"{{"title":"{}"}}"#, "a".repeat(MAX_KEPT_BYTES / BYTES_A_CHARACTER)));
+        assert!(!Rc::ptr_eq(&schemas(&large), &schemas(&large)));
     }
 }

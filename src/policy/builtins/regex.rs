@@ -100,7 +100,7 @@ pub fn build(pattern: &str) -> Result<Regex, ::regex::Error> {
 }
 
 /// With the bytes that it may take.
-fn sized(pattern: &str) -> Result<(Regex, usize), ::regex::Error> {
+pub fn sized(pattern: &str) -> Result<(Regex, usize), ::regex::Error> {
     match ORDINARY.build(pattern) {
         Err(::regex::Error::CompiledTooBig(_)) => LARGE.build(pattern).map(|regex| (regex, LARGE.bytes())),
         built => built.map(|regex| (regex, ORDINARY.bytes())),
