@@ -10,7 +10,7 @@ mod number;
 mod validate;
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use regorus::Value;
@@ -18,58 +18,26 @@ use regorus::Value;
 use self::check::Schemas;
 use self::validate::Failure;
 use super::super::json;
+use super::values::Latest;
 use super::{Builtin, Fault, Outcome, binary, unary};
 
 pub const BUILTINS: [Builtin; 2] =
     [binary("json.match_schema", match_schema), unary("json.verify_schema", verify_schema)];
 
-/// Schemas that a thread keeps, the latest first. A policy has a few, and each is compared with what is asked for.
-const MAX_KEPT: usize = 8;
-/// Bytes of all of them. A larger one is checked at every call.
-const MAX_KEPT_BYTES: usize = 32 << 20;
-/// Of a value in memory, for each of its characters as a text.
-const BYTES_A_CHARACTER: usize = 16;
-
 /// What is wrong with a schema is kept too: finding it takes as long.
-type Checked = Rc<Result<Schemas, String>>;
-
-struct Kept {
-    operand: Value,
-    checked: Checked,
-    bytes: usize,
-}
+type Checked = Result<Schemas, String>;
 
 thread_local! {
-    static KEPT: RefCell<VecDeque<Kept>> = const { RefCell::new(VecDeque::new()) };
+    static KEPT: RefCell<Latest<Checked>> = const { RefCell::new(Latest::new()) };
 }
 
-fn schemas(operand: &Value) -> Checked {
-    KEPT.with_borrow_mut(|kept| {
-        let found = kept.iter().position(|known| known.operand == *operand).and_then(|at| kept.remove(at));
-        let latest = found.unwrap_or_else(|| Kept::new(operand));
-        let checked = Rc::clone(&latest.checked);
-        if latest.bytes <= MAX_KEPT_BYTES {
-            kept.push_front(latest);
-        }
-        while kept.len() > MAX_KEPT || kept.iter().map(|schema| schema.bytes).sum::<usize>() > MAX_KEPT_BYTES
-        {
-            kept.pop_back();
-        }
-        checked
-    })
-}
-
-impl Kept {
-    fn new(operand: &Value) -> Self {
+fn schemas(operand: &Value) -> Rc<Checked> {
+    let checked = |operand: &Value| {
         let checked = document(operand).and_then(|schema| Schemas::of(&schema));
-        let characters = match operand {
-            Value::String(text) => text.len(),
-            other => other.to_string().len(),
-        };
         let patterns = checked.as_ref().map_or(0, |schemas| schemas.pattern_bytes);
-        let bytes = characters.saturating_mul(BYTES_A_CHARACTER).saturating_add(patterns);
-        Self { operand: operand.clone(), checked: Rc::new(checked), bytes }
-    }
+        (checked, patterns)
+    };
+    KEPT.with_borrow_mut(|kept| kept.of(operand, checked))
 }
 
 /// JSON in a text, or a value that is JSON.
@@ -255,22 +223,15 @@ mod tests {
     }
 
     #[test]
-    fn the_last_schemas_are_kept() {
-        let number = Value::from(r#"{"type":"number"}"#);
-        let first = schemas(&number);
-        assert!(Rc::ptr_eq(&first, &schemas(&number)));
-        let wrong = Value::from("{");
-        assert!(schemas(&wrong).is_err());
-        assert!(Rc::ptr_eq(&schemas(&wrong), &schemas(&wrong)));
-        for least in 0..2 * MAX_KEPT {
-            let schema = Value::from_json_str(&format!(r#"{{"minimum":{least}}}"#)).unwrap();
-            let checked = match_schema(&Value::from(format!("[{least}]")), &schema).unwrap();
+    fn schemas_are_kept_and_so_is_what_is_wrong_with_them() {
+        for schema in [r#"{"type":"number"}"#, r#"{"type":1}"#, "{"] {
+            let schema = Value::from(schema);
+            assert!(Rc::ptr_eq(&schemas(&schema), &schemas(&schema)));
+        }
+        for least in 0..20 {
+            let schema = Value::from_json_str(&format!(r#"{{"minItems":{least}}}"#)).unwrap();
+            let checked = match_schema(&Value::from(vec![Value::Null; least]), &schema).unwrap();
             assert_eq!(checked[0], Value::Bool(true));
         }
-        assert!(!Rc::ptr_eq(&first, &schemas(&number)), "there were others since");
-        assert_eq!(KEPT.with_borrow(VecDeque::len), MAX_KEPT);
-        let large =
-            Value::from(format!(r#"{{"title":"{}"}}"#, "a".repeat(MAX_KEPT_BYTES / BYTES_A_CHARACTER)));
-        assert!(!Rc::ptr_eq(&schemas(&large), &schemas(&large)));
     }
 }
