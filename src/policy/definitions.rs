@@ -23,6 +23,7 @@ enum Kind {
 struct Definitions<'a> {
     kind: Kind,
     defaults: usize,
+    arity: Option<usize>,
     rule: &'a Rule,
 }
 
@@ -38,13 +39,13 @@ pub fn conflicts(files: &[File<'_>], data: &Value) -> Vec<Problem> {
             let kind = kind_of(rule, head, arity);
             let defaults = usize::from(matches!(rule.as_ref(), Rule::Default { .. }));
             let Some(earlier) = known.get_mut(&name) else {
-                known.insert(name, Definitions { kind, defaults, rule });
+                known.insert(name, Definitions { kind, defaults, arity, rule });
                 continue;
             };
             earlier.defaults += defaults;
             if defaults == 1 && earlier.defaults > 1 {
                 problems.push(problem(rule, format!("multiple default rules {} found", name.join("."))));
-            } else if earlier.kind != kind {
+            } else if earlier.kind != kind || earlier.arity != arity {
                 problems.push(problem(rule, format!("conflicting rules {} found", name.join("."))));
             }
         }
@@ -55,6 +56,11 @@ pub fn conflicts(files: &[File<'_>], data: &Value) -> Vec<Problem> {
         });
         if let Some(package) = package {
             let message = format!("package {} conflicts with rule {}", package.join("."), name.join("."));
+            problems.push(problem(found.rule, message));
+        }
+        let below = known.range(name.clone()..).nth(1).map(|(below, _)| below);
+        if let Some(below) = below.filter(|below| found.kind != Kind::Object && below.starts_with(name)) {
+            let message = format!("rule {} conflicts with {}", name.join("."), below.join("."));
             problems.push(problem(found.rule, message));
         }
         if let Some(place) = in_the_way(data, name) {
@@ -68,9 +74,9 @@ pub fn conflicts(files: &[File<'_>], data: &Value) -> Vec<Problem> {
 fn kind_of(rule: &Rule, head: &Expr, arity: Option<usize>) -> Kind {
     match rule {
         _ if arity.is_some() => Kind::Function,
+        _ if syntax::static_ref(head).is_none_or(|found| !found.is_whole) => Kind::Object,
         Rule::Spec { head: RuleHead::Set { .. }, .. } => Kind::Set,
-        _ if syntax::static_ref(head).is_some_and(|found| found.is_whole) => Kind::Complete,
-        _ => Kind::Object,
+        _ => Kind::Complete,
     }
 }
 

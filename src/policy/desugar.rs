@@ -22,7 +22,7 @@ const MAX_TEMPLATE_DEPTH: usize = 8;
 /// The function that stands for a constant, which it names by its number.
 pub const CONSTANT: &str = "daypass__constant";
 /// Brackets within brackets from which on a constant is taken out.
-const MIN_CONSTANT_DEPTH: usize = 4;
+const MIN_CONSTANT_DEPTH: usize = 6;
 /// Brackets within brackets around what is no constant. The parser takes a second for these, and twice that for one more.
 const MAX_BRACKETS: usize = 12;
 
@@ -50,8 +50,16 @@ pub fn edits(
     version: RegoVersion,
     constants: &mut Vec<Value>,
 ) -> Result<Vec<Edit>, Problem> {
-    let mut scanner =
-        Scanner { text, at: 0, edits: Vec::new(), open: Vec::new(), version, brackets: 0, constants };
+    let mut scanner = Scanner {
+        text,
+        at: 0,
+        edits: Vec::new(),
+        open: Vec::new(),
+        version,
+        brackets: Vec::new(),
+        default: Default::No,
+        constants,
+    };
     match scanner.run() {
         Ok(()) => Ok(scanner.edits),
         Err((offset, message)) => {
@@ -69,6 +77,24 @@ pub fn edits(
     }
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bracket {
+    /// Of a reference or a rule's head, which take no call.
+    Key,
+    Other,
+}
+
+/// How far a `default` rule was read; its value must be plain.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Default {
+    No,
+    /// Up to its `=`.
+    Head,
+    /// Behind it, and nothing of the value yet.
+    BeforeValue,
+    Value,
+}
+
 /// An interpolated string whose expression is being read.
 struct Template {
     quote: u8,
@@ -83,8 +109,9 @@ struct Scanner<'a> {
     edits: Vec<Edit>,
     open: Vec<Template>,
     version: RegoVersion,
-    /// Of those that are open here.
-    brackets: usize,
+    /// Those that are open here, and whether each holds the key of a reference.
+    brackets: Vec<Bracket>,
+    default: Default,
     constants: &'a mut Vec<Value>,
 }
 
@@ -97,6 +124,7 @@ impl Scanner<'_> {
 
     fn run(&mut self) -> Scanned {
         while let Some(byte) = self.peek(0) {
+            self.note_default(byte);
             match byte {
                 b'#' => self.at += self.rest().find('\n').unwrap_or(self.rest().len()),
                 b'"' => self.string(),
@@ -105,7 +133,7 @@ impl Scanner<'_> {
                 b'{' | b'[' if self.constant() => {}
                 b'{' | b'[' => self.open_bracket(byte)?,
                 b']' => {
-                    self.brackets = self.brackets.saturating_sub(1);
+                    self.brackets.pop();
                     self.at += 1;
                 }
                 b'}' => self.close_brace()?,
@@ -125,8 +153,12 @@ impl Scanner<'_> {
     }
 
     fn open_bracket(&mut self, byte: u8) -> Scanned {
-        self.brackets += 1;
-        if self.brackets > MAX_BRACKETS {
+        self.brackets.push(if byte == b'[' && self.follows_a_value() {
+            Bracket::Key
+        } else {
+            Bracket::Other
+        });
+        if self.brackets.len() > MAX_BRACKETS {
             return Err((
                 self.at,
                 "brackets nest deeper than 12 levels here; give the inner part to a rule of its own",
@@ -141,12 +173,12 @@ impl Scanner<'_> {
 
     /// Takes a constant that nests out of the text, if there is one here. Not a default's value, which must be plain.
     fn constant(&mut self) -> bool {
+        if self.brackets.contains(&Bracket::Key) || self.default != Default::No || self.follows_a_value() {
+            return false;
+        }
         let Some(end) = self.end_of_constant() else { return false };
         let Some(literal) = self.text.get(self.at..end) else { return false };
         let Ok(value) = json::parse(literal) else { return false };
-        if self.is_default() {
-            return false;
-        }
         let lines: String = literal.chars().filter(|c| matches!(c, '\n' | '\r')).collect();
         let call = format!("{CONSTANT}({}{lines})", self.constants.len());
         self.edits.push(Edit::replace(self.at, end, call));
@@ -195,14 +227,25 @@ impl Scanner<'_> {
         }
     }
 
-    /// Whether what stands before begins `default name :=`.
-    fn is_default(&self) -> bool {
-        let before = self.text.get(..self.at).unwrap_or_default().trim_end();
-        let Some(name) = before.strip_suffix('=').map(|rest| rest.trim_end_matches(':').trim_end()) else {
-            return false;
+    /// Whether a bracket here would belong to what stands directly before it.
+    fn follows_a_value(&self) -> bool {
+        let before = self.at.checked_sub(1).and_then(|at| self.text.as_bytes().get(at)).copied();
+        before.is_some_and(|byte| {
+            byte.is_ascii_alphanumeric()
+                || matches!(byte, b'_' | b']' | b')' | b'}' | b'"' | b'`')
+                || !byte.is_ascii()
+        })
+    }
+
+    fn note_default(&mut self, byte: u8) {
+        self.default = match (self.default, byte) {
+            (Default::Value, b'\n') if self.brackets.is_empty() => Default::No,
+            (Default::Head, b'=') | (Default::BeforeValue, b' ' | b'\t' | b'\r' | b'\n' | b'#') => {
+                Default::BeforeValue
+            }
+            (Default::BeforeValue, _) => Default::Value,
+            (same, _) => same,
         };
-        let statement = name.rsplit('\n').next().unwrap_or_default();
-        statement.trim_start().starts_with("default ")
     }
 
     /// A plain string is the parser's business; here it only must not be taken for anything else.
@@ -250,6 +293,9 @@ impl Scanner<'_> {
         let previous = starts.checked_sub(1).and_then(|at| self.text.as_bytes().get(at)).copied();
         self.at += length;
         let word = self.text.get(starts..self.at).unwrap_or_default();
+        if word == "default" && self.brackets.is_empty() && self.peek(0) != Some(b'.') {
+            self.default = Default::Head;
+        }
         let is_keyword =
             KEYWORDS.contains(&word) || (self.version == RegoVersion::V1 && KEYWORDS_OF_V1.contains(&word));
         let begins_reference = self.peek(0) == Some(b'.')
@@ -308,7 +354,7 @@ impl Scanner<'_> {
 
     fn close_brace(&mut self) -> Scanned {
         if self.open.last().is_none_or(|template| template.braces > 0) {
-            self.brackets = self.brackets.saturating_sub(1);
+            self.brackets.pop();
         }
         match self.open.last_mut() {
             Some(template) if template.braces == 0 => {
@@ -343,15 +389,27 @@ mod tests {
     #[test]
     fn deep_constants_leave_the_text_and_other_depth_is_refused() {
         let mut constants = Vec::new();
-        let text = "x := {\"a\": [{\"b\":\n [1]}], \"c\": \"]\\\"\"}\ny := [[[[z]]]]";
+        let text = "x := {\"a\": [{\"b\":\n [[[1]]]}], \"c\": \"]\\\"\"}\ny := [[[[z]]]]";
         let found = edits("p.rego", text, RegoVersion::V1, &mut constants).unwrap();
         assert_eq!(Edited::new(text, found).unwrap().text, "x := daypass__constant(0\n)\ny := [[[[z]]]]");
-        assert_eq!(constants[0].to_string(), r#"{"a":[{"b":[1]}],"c":"]\""}"#);
-        for untouched in
-            ["default x := [[[[1]]]]", "x := [[[1]]]", "x := [[[[1, # no\n2]]]]", "x := [[[[{1}]]]]"]
-        {
+        assert_eq!(constants[0].to_string(), r#"{"a":[{"b":[[[1]]]}],"c":"]\""}"#);
+        for untouched in [
+            "default x := [[[[[[1]]]]]]",
+            "default\tx := # c\n [[[[[[1]]]]]]",
+            "default x := {\n # c\n \"a\": [[[[[[1]]]]]]}\ny := 1",
+            "x := [[[[[1]]]]]",
+            "x := [[[[[[1, # no\n2]]]]]]",
+            "x := [[[[[[{1}]]]]]]",
+            "deny[{\"a\":{\"b\":{\"c\":{\"d\":[[1]]}}}}] if input.x",
+            "x if y in[[[[[[1]]]]]]",
+            "x := y[[[[[[1]]]]]]",
+        ] {
             assert_eq!(desugared(untouched), untouched);
         }
+        assert_eq!(
+            desugared("default x := 1\ny := [[[[[[1]]]]]]"),
+            "default x := 1\ny := daypass__constant(0)"
+        );
         let deep = format!("x := {}z{}", "[".repeat(13), "]".repeat(13));
         let problem = edits("p.rego", &deep, RegoVersion::V1, &mut Vec::new()).unwrap_err();
         assert_eq!((problem.line, problem.column), (1, 18));

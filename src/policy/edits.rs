@@ -4,20 +4,37 @@
 /// `replaces` bytes at `at` give way to `insert`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Edit {
-    pub at: usize,
-    pub replaces: usize,
-    pub insert: String,
+    at: usize,
+    replaces: usize,
+    insert: String,
+    place: Place,
+}
+
+/// Which of several edits at one place comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    /// What ends here: the inner one, which was found later, first.
+    Close,
+    /// What begins here: the outer one, which was found first, first.
+    Open,
+    Replace,
 }
 
 impl Edit {
     #[must_use]
     pub fn insert(at: usize, text: impl Into<String>) -> Self {
-        Self { at, replaces: 0, insert: text.into() }
+        Self { at, replaces: 0, insert: text.into(), place: Place::Open }
+    }
+
+    /// The end of what an insertion before it began.
+    #[must_use]
+    pub fn close(at: usize, text: impl Into<String>) -> Self {
+        Self { at, replaces: 0, insert: text.into(), place: Place::Close }
     }
 
     #[must_use]
     pub fn replace(from: usize, to: usize, text: impl Into<String>) -> Self {
-        Self { at: from, replaces: to.saturating_sub(from), insert: text.into() }
+        Self { at: from, replaces: to.saturating_sub(from), insert: text.into(), place: Place::Replace }
     }
 }
 
@@ -33,9 +50,12 @@ impl Edited {
     /// `None` if edits overlap, which is a mistake of whoever made them.
     #[must_use]
     pub fn new(before: &str, mut edits: Vec<Edit>) -> Option<Self> {
-        // What ends at a place comes before what begins there. Stable beyond that, so that of two calls opened at one
-        // place the outer one, found first, stays in front.
-        edits.sort_by_key(|edit| (edit.at, edit.replaces));
+        // Turned round twice where it matters: the sort is stable.
+        edits.reverse();
+        edits.sort_by_key(|edit| edit.place);
+        let closing = edits.partition_point(|edit| edit.place == Place::Close);
+        edits.get_mut(closing..)?.reverse();
+        edits.sort_by_key(|edit| (edit.at, edit.place));
         edits.dedup_by(|b, a| a == b && a.replaces > 0);
         let mut text = String::with_capacity(before.len() + edits.len() * 16);
         let mut copied = 0;

@@ -24,9 +24,13 @@ impl Desugared {
     /// # Errors
     /// What the file has and no grammar knows.
     pub fn new(file: &RegoFile, constants: &mut Vec<Value>) -> Result<Self, Problem> {
-        let edits = desugar::edits(&file.name, &file.text, file.version, constants)?;
+        // Its author asked for version 1 in the file itself.
+        let asks_for_v1 =
+            |line: &str| line.split('#').next().is_some_and(|line| line.trim() == "import rego.v1");
+        let version = if file.text.lines().any(asks_for_v1) { RegoVersion::V1 } else { file.version };
+        let edits = desugar::edits(&file.name, &file.text, version, constants)?;
         let edited = edited(&file.name, &file.text, edits)?;
-        Ok(Self { name: file.name.clone(), version: file.version, edited })
+        Ok(Self { name: file.name.clone(), version, edited })
     }
 
     #[must_use]
@@ -81,7 +85,26 @@ pub struct Part {
     rewritten: Edited,
 }
 
+/// The tree of a part.
+struct Parsed(regorus::unstable::Module);
+
+impl Parsed {
+    /// What its file imports that is not data: keywords.
+    fn keywords(&self) -> BTreeSet<Vec<String>> {
+        self.0
+            .imports
+            .iter()
+            .filter_map(|import| syntax::static_ref(&import.refr))
+            .map(|found| found.path)
+            .collect()
+    }
+}
+
 impl Part {
+    fn parse(&self) -> Result<Parsed, Problem> {
+        syntax::parse(&self.name, &self.rewritten.text, self.version).map(Parsed)
+    }
+
     fn place(&self, problem: Problem) -> Problem {
         placed(problem, &self.rewritten.text, |offset| {
             let offset = self.rewritten.original_offset(offset);
@@ -138,12 +161,18 @@ impl Module {
             [only] => only.name.clone(),
             _ => package.join("."),
         };
-        let version = parts.first().map(|part| part.version).unwrap_or_default();
+        let Some(first) = parts.first() else { return Ok(Self::plain(RegoFile::new(name, ""), package)) };
+        let (version, keywords) = (first.version, first.parse()?.keywords());
         let mut module = Self { name, package, version, text: String::new(), parts: Vec::new() };
-        let mut line = 1;
+        let (mut line, mut rules) = (1, 0);
         for part in parts {
-            if part.version != version {
-                let message = "other files of this package are in another version of Rego";
+            let parsed = part.parse()?;
+            rules += parsed.0.policy.len();
+            let is_other =
+                part.version != version || (version == RegoVersion::V0 && parsed.keywords() != keywords);
+            if is_other {
+                let message = "other files of this package are in another version of Rego, or import other keywords; \
+                               give all of them `import rego.v1`";
                 return Err(Problem::in_file(&part.name, message));
             }
             let text =
@@ -153,7 +182,14 @@ impl Module {
             module.parts.push((line, part));
             line += u32::try_from(text.matches('\n').count()).unwrap_or(0) + 1;
         }
-        Ok(module)
+        // Whatever else joining might do to a text, it may neither lose a rule nor make one.
+        let joined =
+            syntax::parse(&module.name, &module.text, version).map_err(|problem| module.place(problem))?;
+        if joined.policy.len() == rules {
+            Ok(module)
+        } else {
+            Err(Problem::in_file(&module.name, "the files of this package cannot be put together"))
+        }
     }
 
     #[must_use]

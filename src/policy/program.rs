@@ -175,6 +175,7 @@ fn check(
         return Err(LoadError(problems.into_iter().map(place).collect()));
     }
     let functions = analysis::function_names(&files);
+    let replaced_functions = rewrite::replaced_names(&files);
     let (roots, replaced) = (names::rule_roots(&files), rewrite::replaced_builtins(&files));
     let mut wrapped = rewrite::replacing_builtins(&files);
     wrapped.extend(replaced.iter().cloned());
@@ -182,7 +183,12 @@ fn check(
         let rule_roots = roots.get(&file.package).cloned().unwrap_or_default();
         source.translate(
             file,
-            &Context { rule_roots, functions: functions.clone(), replaced: replaced.clone() },
+            &Context {
+                rule_roots,
+                functions: functions.clone(),
+                replaced_functions: replaced_functions.clone(),
+                replaced: replaced.clone(),
+            },
         )
     });
     let parts = all(translated)?.into_iter().flatten().collect();

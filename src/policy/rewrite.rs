@@ -32,6 +32,8 @@ pub struct Context {
     pub rule_roots: BTreeSet<String>,
     /// The functions of all policies, by their whole names.
     pub functions: BTreeSet<Name>,
+    /// Those that some `with` of the whole policy replaces.
+    pub replaced_functions: BTreeSet<Name>,
     /// Functions of ours that some `with` of the whole policy replaces, by their names.
     pub replaced: BTreeSet<String>,
 }
@@ -180,8 +182,29 @@ impl<'a> Rewriter<'a, '_> {
         match self.builtin(name, scopes) {
             Some(dotted) if self.context.replaced.contains(&dotted) => self.wrapped(name, &dotted),
             Some(_) => Ok(()),
+            None if self.is_replaced(name, scopes) => self.spelled_out(name),
             None => syntax::root_of(name).map_or(Ok(()), |root| self.variable(root, scopes)),
         }
+    }
+
+    /// Whether some `with` of any file replaces this function: the engine compares names as they are written.
+    fn is_replaced(&self, name: &Expr, scopes: &Scopes<'_>) -> bool {
+        self.function(name, scopes).is_some_and(|full| self.context.replaced_functions.contains(&full))
+    }
+
+    /// The whole name of the policies' function that a name means.
+    fn function(&self, name: &Expr, scopes: &Scopes<'_>) -> Option<Name> {
+        let found = syntax::static_ref(name).filter(|found| found.is_whole)?;
+        let is_local = found.path.first().is_some_and(|root| scopes.has(root));
+        let full = self.file.resolve(&found.path);
+        (!is_local && self.context.functions.contains(&full)).then_some(full)
+    }
+
+    fn spelled_out(&mut self, name: &Expr) -> Result<(), CannotRewrite> {
+        let path = syntax::static_ref(name).ok_or(CannotRewrite)?.path;
+        let (from, to) = (range(self.text, syntax::start_of(name))?.0, range(self.text, name.span())?.1);
+        self.edits.push(Edit::replace(from, to, reference(&self.file.resolve(&path))));
+        Ok(())
     }
 
     /// What a `with` replaces: the engine knows a rule of this package by its whole name only.
@@ -212,7 +235,7 @@ impl<'a> Rewriter<'a, '_> {
         let last = last.max(syntax::expr_range(self.text, collection).ok_or(CannotRewrite)?.1);
         self.edits.push(Edit::insert(first, format!("{function}(")));
         self.edits.push(Edit::replace(operator, operator + 2, ","));
-        self.edits.push(Edit::insert(last, ")"));
+        self.edits.push(Edit::close(last, ")"));
         Ok(())
     }
 
@@ -235,7 +258,7 @@ impl<'a> Rewriter<'a, '_> {
             let comma = find_operator(self.text, behind, until, ',');
             let ends = comma.or((params.peek().is_none()).then_some(closes)).ok_or(CannotRewrite)?;
             self.edits.push(Edit::insert(begins, format!("{PRINTED}({{daypass__print | daypass__print := ")));
-            self.edits.push(Edit::insert(ends, "})"));
+            self.edits.push(Edit::close(ends, "})"));
             begins = ends + 1;
         }
         Ok(())
@@ -255,6 +278,7 @@ impl<'a> Rewriter<'a, '_> {
     fn replacement(&mut self, value: &Expr, scopes: &Scopes<'_>) -> Result<(), CannotRewrite> {
         match self.builtin(value, scopes) {
             Some(dotted) => self.wrapped(value, &dotted),
+            None if self.function(value, scopes).is_some() => self.spelled_out(value),
             None => Ok(()),
         }
     }
@@ -361,6 +385,22 @@ pub fn replaced_builtins(files: &[File<'_>]) -> BTreeSet<String> {
     replaced
 }
 
+/// Every name of anything that a `with` replaces anywhere.
+#[must_use]
+pub fn replaced_names(files: &[File<'_>]) -> BTreeSet<Name> {
+    let mut replaced = BTreeSet::new();
+    for file in files {
+        for rule in &file.module.policy {
+            syntax::walk_rule(rule, &mut |node| {
+                if let Node::With { target, .. } = node {
+                    replaced.extend(syntax::static_ref(target).map(|found| file.resolve(&found.path)));
+                }
+            });
+        }
+    }
+    replaced
+}
+
 /// The built-ins that policies name as values of `with`, which need a function of a policy in their place.
 #[must_use]
 pub fn replacing_builtins(files: &[File<'_>]) -> BTreeSet<String> {
@@ -413,7 +453,7 @@ fn operator_edits(expr: &Expr, text: &str) -> Option<[Edit; 3]> {
     Some([
         Edit::insert(whole.0, format!("{function}(")),
         Edit::replace(operator, operator + 1, ","),
-        Edit::insert(whole.1, ")"),
+        Edit::close(whole.1, ")"),
     ])
 }
 
@@ -424,7 +464,7 @@ fn domain_edits(expr: &Expr) -> Option<[Edit; 2]> {
     }
     let start = usize::try_from(syntax::start_of(expr).start).ok()?;
     let end = usize::try_from(expr.span().end).ok()?;
-    Some([Edit::insert(start, format!("{DOMAIN}(")), Edit::insert(end, ")")])
+    Some([Edit::insert(start, format!("{DOMAIN}(")), Edit::close(end, ")")])
 }
 
 fn is_number(expr: &Expr) -> bool {

@@ -302,9 +302,14 @@ fn what_the_engine_means_otherwise_means_what_opa_means() {
         ("count([1]) == 5 with count as five", true),
         ("io.jwt.decode(\"x\") == 5 with io.jwt.decode as five", true),
         ("lib.x == 3 with lib.x as 3", true),
+        ("calls(1) == 5 with data.a.f as five", true),
+        ("calls(1) == 5 with f as data.a.five", true),
+        ("data.a.f(1) == 2 with f as 2", true),
+        ("print(input.nothing + 1); print(1 + 1, 2); print(f(1)+1, 1 in [1], {1}|{2})", true),
+        ("[p, _] := walk({1}|{2}); p == []", true),
     ] {
         let text = format!(
-            "package a\nimport data.other.lib\ndefault allow := false\nq := 1\nf(x) := x\nfive(_) := 5\n\
+            "package a\nimport data.other.lib\ndefault allow := false\nq := 1\nf(x) := x\nfive(_) := 5\ncalls(x) := f(x)\n\
              allow if {{ {body} }}"
         );
         assert_eq!(allows(&text, evil), holds, "{body}");
@@ -316,6 +321,8 @@ fn definitions_that_cannot_stand_together_are_refused() {
     for (text, place) in [
         ("package a\ndefault p := 1\ndefault p := 2\nallow := p", "p.rego:3:9: multiple default rules"),
         ("package a\np := 1\np(x) := x\nallow := p", "p.rego:3:1: conflicting rules"),
+        ("package a\np := 1\np.q := 2\nallow := p", "p.rego:2:1: rule data.a.p conflicts with data.a.p.q"),
+        ("package a\np(x) := 1\ndefault p(_, _) := 1\nallow := 1", "p.rego:3:9: conflicting rules"),
         ("package a\np := 1\np contains 2\nallow := p", "p.rego:3:1: conflicting rules"),
         ("package a\nallow := f(1, 2, 3)\nf(x) := x", "p.rego:2:10: `f` takes 1"),
         ("package a\nallow := count([1], 2)", "p.rego:2:10: `count` takes 1"),
@@ -367,7 +374,17 @@ fn chains_of_rules_end_before_the_stack_does() {
     let test = move || {
         assert!(compile(&chain(4500, &plain), "a/allow").is_err());
         assert!(compile(&chain(1500, &nested), "a/allow").is_err());
-        for text in [chain(300, &plain), chain(90, &nested)] {
+        let arithmetic =
+            |index: usize| format!("p{index} := {}p{}{}\n", "1+(".repeat(24), index + 1, ")".repeat(24));
+        assert!(compile(&chain(330, &arithmetic), "a/allow").is_err());
+        let called = |index: usize| format!("p{index} := g(p{})\n", index + 1);
+        let functions = "g(x) := x\n";
+        for text in [
+            chain(550, &plain),
+            chain(100, &nested),
+            chain(160, &arithmetic),
+            chain(400, &called) + "\n" + functions,
+        ] {
             let ruling = compile(&text, "a/allow").unwrap().decide(Document::NULL);
             assert!(matches!(ruling.unwrap().outcome, Outcome::Allow(_)));
         }
@@ -378,4 +395,39 @@ fn chains_of_rules_end_before_the_stack_does() {
         assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     };
     thread.spawn(test).unwrap().join().unwrap();
+}
+
+#[test]
+fn a_key_in_a_head_is_no_constant_to_take_out() {
+    let text = "package a\ndefault allow := false\nallow if count(deny) == 0\n\
+        deny[{\"msg\":\"no\",\"meta\":{\"a\":{\"b\":{\"c\":{\"d\":[1]}}}}}] if input.bad\ndeny.x if input.zz";
+    assert!(!allows(text, r#"{"bad": true}"#));
+    assert!(allows(text, "{}"));
+}
+
+/// Keywords are imported by file, and files of one package become one module.
+#[test]
+fn files_of_the_first_version_keep_their_keywords() {
+    let compile = |files: &[(&str, &str)]| {
+        let mut sources = Sources::default();
+        for (name, text) in files {
+            sources.modules.push(RegoFile { version: RegoVersion::V0, ..RegoFile::new(*name, *text) });
+        }
+        Policy::compile(&sources, &DecisionPath::new("p/allow"), LIMIT)
+    };
+    let one = ("a.rego", "package p\ndefault allow = false");
+    let two = ("b.rego", "package p\nimport future.keywords.if\nallow if { input.a == 99 }");
+    assert!(compile(&[one, two]).err().unwrap().to_string().contains("import other keywords"));
+    let one = ("a.rego", "package p\nimport future.keywords.if\ndefault allow = false");
+    let policy = compile(&[one, two]).unwrap();
+    let decide = |text: &str| policy.decide(Document::from_json(text).unwrap()).unwrap().outcome;
+    assert!(
+        matches!(decide("{}"), Outcome::Deny { .. }) && matches!(decide(r#"{"a": 99}"#), Outcome::Allow(_))
+    );
+    let modern = ("a.rego", "package p\nimport rego.v1 # modern\ndefault allow := false");
+    let both = ("b.rego", "package p\nimport rego.v1\nallow if input.a == 99");
+    assert!(compile(&[modern, both]).is_ok());
+    let plain =
+        [("a.rego", "package p\ndefault allow = false"), ("b.rego", "package p\nallow { input.a == 99 }")];
+    assert!(compile(&plain).is_ok());
 }

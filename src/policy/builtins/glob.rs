@@ -20,8 +20,8 @@ const MAX_NESTING: usize = 64;
 /// Globs that a thread keeps; beyond this number it starts anew.
 const MAX_KEPT: usize = 100;
 
-/// Of one pattern, by the delimiters it was compiled with.
-type Kept = Vec<(Box<[char]>, Rc<Regex>)>;
+/// Of one pattern, by the delimiters it was compiled with, and with the bytes it may take.
+type Kept = Vec<(Box<[char]>, Rc<Regex>, usize)>;
 
 thread_local! {
     static KEPT: RefCell<HashMap<Box<str>, Kept>> = RefCell::new(HashMap::new());
@@ -52,7 +52,7 @@ fn delimiter(all: &Value, item: &Value) -> Result<char, Fault> {
 fn compile(pattern: &str, delimiters: &[char]) -> Result<Rc<Regex>, Fault> {
     let kept = KEPT.with_borrow(|kept| {
         let of_pattern = kept.get(pattern)?;
-        of_pattern.iter().find(|(own, _)| **own == *delimiters).map(|(_, regex)| Rc::clone(regex))
+        of_pattern.iter().find(|(own, ..)| **own == *delimiters).map(|(_, regex, _)| Rc::clone(regex))
     });
     if let Some(kept) = kept {
         return Ok(kept);
@@ -61,13 +61,14 @@ fn compile(pattern: &str, delimiters: &[char]) -> Result<Rc<Regex>, Fault> {
         return Err(Fault::failed(format!("a glob has at most {MAX_PATTERN_BYTES} bytes")));
     }
     let translated = translate(pattern, delimiters).map_err(Fault::failed)?;
-    let compiled = regex::build(&translated).map_err(|_| Fault::failed("the glob is too large"))?;
+    let (compiled, bytes) = regex::sized(&translated).map_err(|_| Fault::failed("the glob is too large"))?;
     let compiled = Rc::new(compiled);
     KEPT.with_borrow_mut(|kept| {
-        if kept.values().map(Vec::len).sum::<usize>() >= MAX_KEPT {
+        let all = kept.values().flatten().map(|(.., bytes)| bytes);
+        if all.clone().count() >= MAX_KEPT || all.sum::<usize>() + bytes > regex::MAX_KEPT_BYTES {
             kept.clear();
         }
-        kept.entry(pattern.into()).or_default().push((delimiters.into(), Rc::clone(&compiled)));
+        kept.entry(pattern.into()).or_default().push((delimiters.into(), Rc::clone(&compiled), bytes));
     });
     Ok(compiled)
 }
@@ -212,6 +213,17 @@ mod tests {
         for bad in ["[a", "[", "[]", "[!]", "[z-a]", "[a-cx]", &"{".repeat(100)] {
             assert!(compile(bad, &[]).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn large_globs_are_few() {
+        let delimiters: Vec<char> = ('a'..='z').chain('А'..='я').collect();
+        for number in 0..MAX_KEPT {
+            compile(&format!("{}{number}", "*.".repeat(60)), &delimiters).unwrap();
+        }
+        let bytes = KEPT.with_borrow(|kept| kept.values().flatten().map(|(.., bytes)| bytes).sum::<usize>());
+        assert!((1..=regex::MAX_KEPT_BYTES).contains(&bytes));
+        assert!(KEPT.with_borrow(HashMap::len) < MAX_KEPT / 2, "{bytes}");
     }
 
     proptest! {

@@ -1,7 +1,7 @@
 //! `graphql.*`: reading queries and schemas, and holding one against the other, as OPA does with gqlparser.
 //!
 //! No crate has OPA's objects or its messages. Queries are what strangers send: nothing here recurses or compares
-//! without a bound.
+//! without a bound. Schemas are the policy's, as a rule: a thread keeps the last few.
 
 mod ast;
 mod lexer;
@@ -15,12 +15,16 @@ mod validate_query;
 mod validate_schema;
 mod values;
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use regorus::Value;
 
 use self::ast::{Form, QueryDocument, SchemaDocument};
 use self::parser::{Parsed, Problem, parse_query};
 use self::schema::Schema;
 use self::sdl::parse_schema;
+use super::values::Latest;
 use super::{Builtin, Fault, Outcome, binary, kind_of, text, unary};
 
 pub const BUILTINS: [Builtin; 6] = [
@@ -58,19 +62,43 @@ fn document<T: Form>(position: usize, value: &Value, parse: fn(&str) -> Parsed<T
     }
 }
 
-fn schema(document: &SchemaDocument) -> Result<Schema<'_>, Fault> {
-    Schema::of(document).map_err(|problem| {
-        let at = problem.at.map(|at| format!("input:{}:{}: ", at.line, at.column)).unwrap_or_default();
-        let message = problem.message;
-        Fault::failed(format!("Error in gqlparser SchemaDocument to Schema conversion: {at}{message}"))
-    })
+/// Of a schema's problem.
+fn schema_fault(problem: Problem) -> Fault {
+    let at = problem.at.map(|at| format!("input:{}:{}: ", at.line, at.column)).unwrap_or_default();
+    let message = problem.message;
+    Fault::failed(format!("Error in gqlparser SchemaDocument to Schema conversion: {at}{message}"))
+}
+
+/// Bytes of a document and its object, for each character of its text.
+const BYTES_A_CHARACTER: usize = 128;
+
+struct ValidSchema {
+    document: SchemaDocument,
+    /// As an object.
+    value: Value,
+}
+
+thread_local! {
+    static KEPT: RefCell<Latest<Result<ValidSchema, Fault>>> = const { RefCell::new(Latest::new()) };
+}
+
+fn valid_schema(operand: &Value) -> Rc<Result<ValidSchema, Fault>> {
+    let read = |operand: &Value| {
+        let document: SchemaDocument = document(2, operand, parse_schema)?;
+        Schema::of(&document).map_err(schema_fault)?;
+        let value = document.to_value();
+        Ok(ValidSchema { document, value })
+    };
+    let bytes = |operand: &Value| operand.as_string().map_or(0, |text| text.len() * BYTES_A_CHARACTER);
+    KEPT.with_borrow_mut(|kept| kept.of(operand, |operand| (read(operand), bytes(operand))))
 }
 
 /// Both as objects, if the query is one for the schema.
-fn checked(query: &Value, schema_text: &Value) -> Result<(Value, Value), Fault> {
+fn checked(query: &Value, schema: &Value) -> Result<(Value, Value), Fault> {
     let query: QueryDocument = document(1, query, parse_query)?;
-    let schema_document = document(2, schema_text, parse_schema)?;
-    let schema = schema(&schema_document)?;
+    let valid = valid_schema(schema);
+    let valid = valid.as_ref().as_ref().map_err(Clone::clone)?;
+    let schema = Schema::of_valid(&valid.document).map_err(schema_fault)?;
     validate_query::validate(&schema, &query).map_err(|mut problem| {
         // OPA takes the full stop off what validation says, and off nothing else.
         if problem.message.ends_with('.') {
@@ -78,7 +106,7 @@ fn checked(query: &Value, schema_text: &Value) -> Result<(Value, Value), Fault> 
         }
         fault(&problem)
     })?;
-    Ok((query.to_value(), schema_document.to_value()))
+    Ok((query.to_value(), valid.value.clone()))
 }
 
 fn parse(query: &Value, schema: &Value) -> Outcome {
@@ -102,8 +130,7 @@ fn is_valid(query: &Value, schema: &Value) -> Outcome {
 
 #[allow(clippy::unnecessary_wraps, reason = "the shape of a built-in")]
 fn schema_is_valid(value: &Value) -> Outcome {
-    let document = document(1, value, parse_schema);
-    Ok(Value::Bool(document.is_ok_and(|document| schema(&document).is_ok())))
+    Ok(Value::Bool(valid_schema(value).is_ok()))
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ const MAX_NESTING: u32 = 200;
 /// Patterns that a thread keeps. Beyond this number it starts anew: a policy has fewer.
 const MAX_KEPT: usize = 100;
 /// Bytes of the patterns that a thread keeps: [`MAX_KEPT`] ordinary ones, or a few that are [`LARGE`].
-const MAX_KEPT_BYTES: usize = 64 << 20;
+pub const MAX_KEPT_BYTES: usize = 64 << 20;
 /// Texts that one search gives.
 const MAX_FOUND: usize = 1 << 21;
 /// Processor time of the searches of one call. Each may look at all that is left of a text, so that those for all
@@ -100,7 +100,7 @@ pub fn build(pattern: &str) -> Result<Regex, ::regex::Error> {
 }
 
 /// With the bytes that it may take.
-fn sized(pattern: &str) -> Result<(Regex, usize), ::regex::Error> {
+pub fn sized(pattern: &str) -> Result<(Regex, usize), ::regex::Error> {
     match ORDINARY.build(pattern) {
         Err(::regex::Error::CompiledTooBig(_)) => LARGE.build(pattern).map(|regex| (regex, LARGE.bytes())),
         built => built.map(|regex| (regex, ORDINARY.bytes())),

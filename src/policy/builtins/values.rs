@@ -2,6 +2,8 @@
 //! requests, and the time limit of an evaluation is not looked at inside a built-in.
 
 use std::cmp::Ordering;
+use std::collections::VecDeque;
+use std::rc::Rc;
 
 use num_bigint::BigInt;
 use regorus::Value;
@@ -177,4 +179,75 @@ pub fn sorted_members(value: &Value) -> Vec<(String, &Value)> {
     let mut members: Vec<_> = members.iter().map(|(key, value)| (super::marshal::key(key), value)).collect();
     members.sort_by(|a, b| a.0.cmp(&b.0));
     members
+}
+
+/// Schemas and the like that a thread keeps of one kind. A policy has a few, and each is compared with the operand.
+pub const MAX_LATEST: usize = 8;
+/// Bytes of all of them. What is larger is read at every call.
+pub const MAX_LATEST_BYTES: usize = 64 << 20;
+/// Of a value, for each character of its text: an object with one short member has 50.
+pub const BYTES_A_CHARACTER: usize = 64;
+
+/// What was made of the last operands that take long to read.
+pub struct Latest<T>(VecDeque<Made<T>>);
+
+struct Made<T> {
+    operand: Value,
+    result: Rc<T>,
+    bytes: usize,
+}
+
+impl<T> Latest<T> {
+    pub const fn new() -> Self {
+        Self(VecDeque::new())
+    }
+
+    /// `make` says too how many bytes its result has beside those of the operand.
+    pub fn of(&mut self, operand: &Value, make: impl FnOnce(&Value) -> (T, usize)) -> Rc<T> {
+        let found = self.0.iter().position(|made| made.operand == *operand).and_then(|at| self.0.remove(at));
+        let latest = found.unwrap_or_else(|| {
+            let (result, more) = make(operand);
+            let characters = match operand {
+                Value::String(text) => text.len(),
+                other => other.to_string().len(),
+            };
+            let bytes = characters.saturating_mul(BYTES_A_CHARACTER).saturating_add(more);
+            Made { operand: operand.clone(), result: Rc::new(result), bytes }
+        });
+        let result = Rc::clone(&latest.result);
+        if latest.bytes <= MAX_LATEST_BYTES {
+            self.0.push_front(latest);
+        }
+        while self.0.len() > MAX_LATEST || self.bytes() > MAX_LATEST_BYTES {
+            self.0.pop_back();
+        }
+        result
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.iter().map(|made| made.bytes).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_latest_are_few_and_small() {
+        let mut latest = Latest::new();
+        let first = latest.of(&Value::from("a"), |_| (1, 0));
+        assert!(Rc::ptr_eq(&first, &latest.of(&Value::from("a"), |_| (2, 0))));
+        for number in 0..MAX_LATEST {
+            assert_eq!(*latest.of(&Value::from(number), |_| (3, 0)), 3);
+        }
+        assert_eq!(*latest.of(&Value::from("a"), |_| (4, 0)), 4, "there were others since");
+        assert_eq!(latest.0.len(), MAX_LATEST);
+        assert_eq!(*latest.of(&Value::from("b"), |_| (5, MAX_LATEST_BYTES)), 5);
+        assert_eq!(*latest.of(&Value::from("b"), |_| (6, 0)), 6, "too large");
+        let text = Value::from("c".repeat(MAX_LATEST_BYTES / BYTES_A_CHARACTER - 10));
+        latest.of(&text, |_| (7, 0));
+        assert_eq!(*latest.of(&text, |_| (8, 0)), 7);
+        assert!(latest.bytes() <= MAX_LATEST_BYTES);
+    }
 }

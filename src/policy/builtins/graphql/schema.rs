@@ -89,6 +89,18 @@ impl<'a> Schema<'a> {
     /// # Errors
     /// The first thing wrong with the schema.
     pub fn of(document: &'a SchemaDocument) -> Parsed<Self> {
+        Self::built(document, validate_schema::validate)
+    }
+
+    /// Of a document that has been found valid.
+    ///
+    /// # Errors
+    /// It has not.
+    pub fn of_valid(document: &'a SchemaDocument) -> Parsed<Self> {
+        Self::built(document, |_| Ok(()))
+    }
+
+    fn built(document: &'a SchemaDocument, validate: fn(&Self) -> Parsed<()>) -> Parsed<Self> {
         let mut schema = Self::default();
         schema.add_types(document)?;
         for directive in PRELUDE.directives.iter().chain(&document.directives) {
@@ -105,7 +117,7 @@ impl<'a> Schema<'a> {
         for definition in document.schemas.iter().chain(&document.schema_extensions) {
             schema.add_roots(definition)?;
         }
-        validate_schema::validate(&schema)?;
+        validate(&schema)?;
         if document.schemas.is_empty() {
             let named = |name: &'static str| schema.types.contains_key(name).then_some(name);
             schema.query = schema.query.or(named("Query"));

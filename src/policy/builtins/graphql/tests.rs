@@ -85,3 +85,14 @@ fn depth_and_steps_are_bounded() {
     let spreads: String = (0..2_000).map(|n| format!("...G{n} ")).collect();
     assert!(!problem(&format!("{{ me {{ {spreads} }} }} {fan}")).is_empty());
 }
+
+#[test]
+fn schemas_are_kept_and_so_is_what_is_wrong_with_them() {
+    for schema in [SCHEMA, "type Query { a: Missing }", "type"] {
+        let schema = Value::from(schema);
+        assert!(Rc::ptr_eq(&valid_schema(&schema), &valid_schema(&schema)));
+        let (first, second) = (parse(&Value::from("{ me { name } }"), &schema), schema_is_valid(&schema));
+        assert_eq!(first.is_ok(), second == Ok(Value::Bool(true)));
+        assert_eq!(first, parse(&Value::from("{ me { name } }"), &schema));
+    }
+}

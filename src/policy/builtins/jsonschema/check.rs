@@ -2,18 +2,18 @@
 
 use std::collections::{HashMap, HashSet};
 
-use regex::{Regex, RegexBuilder};
+use regex::Regex;
 use regorus::Value;
 use regorus::value::Object;
 
+use super::super::regex::sized;
 use super::number::decimal;
 use super::validate::items;
 
 /// Levels of a schema, through references too.
 const MAX_DEPTH: usize = 128;
-/// Patterns of one schema, and bytes of the machine that each is.
+/// Patterns of one schema.
 const MAX_PATTERNS: usize = 128;
-const MAX_PATTERN_BYTES: usize = 1 << 20;
 
 const TYPES: [&str; 7] = ["array", "boolean", "integer", "number", "null", "object", "string"];
 
@@ -29,23 +29,21 @@ pub enum Draft {
 type Checked = Result<(), String>;
 
 /// A checked schema.
-pub struct Schemas<'a> {
-    pub root: &'a Value,
+pub struct Schemas {
+    pub root: Value,
     pub draft: Draft,
-    patterns: HashMap<&'a str, Regex>,
-    ids: HashMap<String, &'a Value>,
+    /// That the patterns may take.
+    pub pattern_bytes: usize,
+    patterns: HashMap<String, Regex>,
+    ids: HashMap<String, Value>,
     base: String,
     /// What references lead to; those that are checked, or on the way.
-    targets: HashMap<&'a str, &'a Value>,
+    targets: HashMap<String, Value>,
     depth: usize,
 }
 
 pub fn get<'a>(schema: &'a Object, key: &str) -> Option<&'a Value> {
     schema.get(&Value::from(key))
-}
-
-pub fn compiled(pattern: &str) -> Option<Regex> {
-    RegexBuilder::new(pattern).size_limit(MAX_PATTERN_BYTES).dfa_size_limit(MAX_PATTERN_BYTES).build().ok()
 }
 
 fn invalid_type(expected: &str, given: &str) -> String {
@@ -56,10 +54,10 @@ fn is_schema(value: &Value) -> bool {
     matches!(value, Value::Object(_) | Value::Bool(_))
 }
 
-impl<'a> Schemas<'a> {
+impl Schemas {
     /// # Errors
     /// What is wrong with the schema first.
-    pub fn of(root: &'a Value) -> Result<Self, String> {
+    pub fn of(root: &Value) -> Result<Self, String> {
         let mut draft = Draft::Hybrid;
         let mut base = String::new();
         match root {
@@ -82,8 +80,9 @@ impl<'a> Schemas<'a> {
             _ => return Err("schema is invalid".to_owned()),
         }
         let mut schemas = Self {
-            root,
+            root: root.clone(),
             draft,
+            pattern_bytes: 0,
             patterns: HashMap::new(),
             ids: HashMap::new(),
             base,
@@ -95,7 +94,7 @@ impl<'a> Schemas<'a> {
         Ok(schemas)
     }
 
-    fn collect_ids(&mut self, value: &'a Value, depth: usize) -> Checked {
+    fn collect_ids(&mut self, value: &Value, depth: usize) -> Checked {
         if depth > MAX_DEPTH {
             return Err(format!("the schema is nested deeper than {MAX_DEPTH} levels"));
         }
@@ -103,8 +102,8 @@ impl<'a> Schemas<'a> {
             Value::Object(members) => {
                 if let Some(Value::String(id)) = get(members, "$id").or_else(|| get(members, "id")) {
                     let id = id.trim_end_matches('#');
-                    self.ids.entry(self.absolute(id)).or_insert(value);
-                    self.ids.entry(id.to_owned()).or_insert(value);
+                    self.ids.entry(self.absolute(id)).or_insert_with(|| value.clone());
+                    self.ids.entry(id.to_owned()).or_insert_with(|| value.clone());
                 }
                 members.iter().try_for_each(|(_, member)| self.collect_ids(member, depth + 1))
             }
@@ -120,24 +119,24 @@ impl<'a> Schemas<'a> {
     }
 
     /// What a reference of this schema leads to.
-    pub fn target(&self, reference: &str) -> Option<&'a Value> {
-        self.targets.get(reference).copied()
+    pub fn target(&self, reference: &str) -> Option<&Value> {
+        self.targets.get(reference)
     }
 
     /// An error if it leads out of the document, or to nothing.
-    fn resolve(&self, reference: &str) -> Result<&'a Value, String> {
+    fn resolve(&self, reference: &str) -> Result<&Value, String> {
         let (address, fragment) = reference.split_once('#').unwrap_or((reference, ""));
         let found =
             [reference.trim_end_matches('#').to_owned(), self.absolute(reference.trim_end_matches('#'))]
                 .iter()
-                .find_map(|id| self.ids.get(id).copied());
+                .find_map(|id| self.ids.get(id));
         if let Some(found) = found.filter(|_| !fragment.starts_with('/')) {
             return Ok(found);
         }
         let start = if address.is_empty() || address == self.base {
-            Some(self.root)
+            Some(&self.root)
         } else {
-            self.ids.get(address).or_else(|| self.ids.get(&self.absolute(address))).copied()
+            self.ids.get(address).or_else(|| self.ids.get(&self.absolute(address)))
         };
         let start = start.ok_or_else(|| format!("remote reference loading disabled: {reference}"))?;
         pointer(start, fragment)
@@ -147,18 +146,20 @@ impl<'a> Schemas<'a> {
         self.patterns.get(pattern)
     }
 
-    fn add_pattern(&mut self, pattern: &'a str) -> bool {
+    fn add_pattern(&mut self, pattern: &str) -> bool {
         if self.patterns.contains_key(pattern) {
             return true;
         }
-        let Some(compiled) = compiled(pattern).filter(|_| self.patterns.len() < MAX_PATTERNS) else {
+        if self.patterns.len() >= MAX_PATTERNS {
             return false;
-        };
-        self.patterns.insert(pattern, compiled);
+        }
+        let Ok((compiled, bytes)) = sized(pattern) else { return false };
+        self.patterns.insert(pattern.to_owned(), compiled);
+        self.pattern_bytes += bytes;
         true
     }
 
-    fn schema(&mut self, value: &'a Value) -> Checked {
+    fn schema(&mut self, value: &Value) -> Checked {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
             return Err(format!("the schema is nested deeper than {MAX_DEPTH} levels"));
@@ -172,7 +173,7 @@ impl<'a> Schemas<'a> {
         Ok(())
     }
 
-    fn members(&mut self, schema: &'a Object) -> Checked {
+    fn members(&mut self, schema: &Object) -> Checked {
         let id = match self.draft {
             Draft::Four => "id",
             Draft::Hybrid if get(schema, "id").is_some() => "id",
@@ -199,12 +200,12 @@ impl<'a> Schemas<'a> {
         }
         if let Some(Value::String(reference)) = get(schema, "$ref") {
             if !self.targets.contains_key(&**reference) {
-                let target = self.resolve(reference)?;
-                self.targets.insert(reference, target);
-                if !is_schema(target) {
+                let target = self.resolve(reference)?.clone();
+                self.targets.insert(reference.to_string(), target.clone());
+                if !is_schema(&target) {
                     return Err("valid schema must be of type object".to_owned());
                 }
-                self.schema(target)?;
+                self.schema(&target)?;
             }
             // A reference stands for itself alone.
             return Ok(());
@@ -219,7 +220,7 @@ impl<'a> Schemas<'a> {
         self.choices(schema)
     }
 
-    fn of_objects(&mut self, schema: &'a Object) -> Checked {
+    fn of_objects(&mut self, schema: &Object) -> Checked {
         if let Some(properties) = get(schema, "properties") {
             let properties =
                 properties.as_object().map_err(|_| "properties must be of type object".to_owned())?;
@@ -256,7 +257,7 @@ impl<'a> Schemas<'a> {
         Ok(())
     }
 
-    fn boolean_or_schema(&mut self, schema: &'a Object, key: &str) -> Checked {
+    fn boolean_or_schema(&mut self, schema: &Object, key: &str) -> Checked {
         match get(schema, key) {
             None | Some(Value::Bool(_)) => Ok(()),
             Some(value @ Value::Object(_)) => self.schema(value),
@@ -264,7 +265,7 @@ impl<'a> Schemas<'a> {
         }
     }
 
-    fn of_arrays(&mut self, schema: &'a Object) -> Checked {
+    fn of_arrays(&mut self, schema: &Object) -> Checked {
         let error = || invalid_type("valid schema/array of schemas", "items");
         match get(schema, "items") {
             None => {}
@@ -281,7 +282,7 @@ impl<'a> Schemas<'a> {
         self.boolean_or_schema(schema, "additionalItems")
     }
 
-    fn texts_and_counts(&mut self, schema: &'a Object) -> Checked {
+    fn texts_and_counts(&mut self, schema: &Object) -> Checked {
         if let (Some(least), Some(most)) = (count(schema, "minLength")?, count(schema, "maxLength")?)
             && least > most
         {
@@ -320,7 +321,7 @@ impl<'a> Schemas<'a> {
         Ok(())
     }
 
-    fn choices(&mut self, schema: &'a Object) -> Checked {
+    fn choices(&mut self, schema: &Object) -> Checked {
         if let Some(contains) = get(schema, "contains").filter(|_| self.draft >= Draft::Six) {
             self.schema(contains)?;
         }

@@ -50,7 +50,7 @@ type Validated<T> = Result<T, String>;
 /// It takes more steps or levels than it may.
 pub fn validate(schemas: &Schemas, document: &Value) -> Validated<Vec<Failure>> {
     let mut run = Run { schemas, path: Vec::new(), steps: 0, bytes: 0, depth: 0 };
-    Ok(run.on(schemas.root, document)?.failures)
+    Ok(run.on(&schemas.root, document)?.failures)
 }
 
 /// Items of an array, or of a set, which is one in JSON.
@@ -66,15 +66,15 @@ fn compact(value: &Value) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-struct Run<'s, 'a> {
-    schemas: &'s Schemas<'a>,
+struct Run<'s> {
+    schemas: &'s Schemas,
     path: Vec<String>,
     steps: usize,
     bytes: usize,
     depth: usize,
 }
 
-impl Run<'_, '_> {
+impl Run<'_> {
     fn field(&self) -> String {
         if self.path.is_empty() { "(root)".to_owned() } else { self.path.join(".") }
     }
