@@ -48,6 +48,8 @@ pub struct Keeper {
     turn: watch::Sender<Turn>,
     threads: usize,
     seen: Fingerprint,
+    /// The last files that were good.
+    files: Option<Sources>,
     /// The last bundles that were good, if files can change beside them.
     fetched: Option<Fetched>,
     /// The last one that was logged: bundles that are refused come again and again.
@@ -66,16 +68,25 @@ struct Fetched {
 /// # Errors
 /// Everything that is wrong with it.
 pub fn load(settings: &PolicyConfig, threads: usize) -> Result<Rules, LoadError> {
-    load_with(settings, threads, None)
+    compile_all(settings, threads, read_files(settings)?, None)
 }
 
-fn load_with(settings: &PolicyConfig, threads: usize, fetched: Option<Fetched>) -> Result<Rules, LoadError> {
-    let mut sources = match (settings.paths.is_empty(), &settings.bundles) {
-        (false, _) => Sources::read(&settings.paths)?,
-        (true, None) => Sources::built_in(),
+/// What the paths of the configuration hold; the built-in policy if nothing is configured at all.
+fn read_files(settings: &PolicyConfig) -> Result<Sources, LoadError> {
+    match (settings.paths.is_empty(), &settings.bundles) {
+        (false, _) => Sources::read(&settings.paths),
+        (true, None) => Ok(Sources::built_in()),
         // Undefined, so that every check is denied, until the first bundles arrive.
-        (true, Some(_)) => Sources::default(),
-    };
+        (true, Some(_)) => Ok(Sources::default()),
+    }
+}
+
+fn compile_all(
+    settings: &PolicyConfig,
+    threads: usize,
+    mut sources: Sources,
+    fetched: Option<Fetched>,
+) -> Result<Rules, LoadError> {
     let own = match (settings.paths.is_empty(), &settings.bundles) {
         (false, _) => Some(sources.digest()),
         (true, None) => Some(format!("built-in-{}", env!("CARGO_PKG_VERSION"))),
@@ -143,7 +154,18 @@ impl Keeper {
     ) -> (Self, watch::Receiver<Turn>) {
         let (turn, turns) = watch::channel(Turn::Install);
         (
-            Self { settings, rules, report, metrics, turn, threads, seen, fetched: None, last_refusal: None },
+            Self {
+                settings,
+                rules,
+                report,
+                metrics,
+                turn,
+                threads,
+                seen,
+                files: None,
+                fetched: None,
+                last_refusal: None,
+            },
             turns,
         )
     }
@@ -175,7 +197,7 @@ impl Keeper {
                 // Whoever wrote them waits for an answer, even if it is the same.
                 self.last_refusal = None;
                 // Why it is not used is in the log and in the report.
-                let _ = self.load(self.fetched.clone()).await;
+                let _ = self.load(None, self.fetched.clone()).await;
             }
             last_look = look;
         }
@@ -190,7 +212,8 @@ impl Keeper {
         let revision = revisions.iter().map(name).collect::<Vec<_>>().join(" ");
         let fetched = Fetched { sources, revision };
         let kept = (!self.settings.paths.is_empty()).then(|| fetched.clone());
-        match self.load(Some(fetched)).await {
+        // Files may be broken or half-written at this moment; that must keep no bundle out.
+        match self.load(self.files.clone(), Some(fetched)).await {
             Ok(()) => {
                 self.fetched = kept;
                 self.report.set_missing(missing);
@@ -200,12 +223,18 @@ impl Keeper {
         }
     }
 
-    async fn load(&mut self, fetched: Option<Fetched>) -> Result<(), LoadError> {
+    /// With the files as they were, or read anew.
+    async fn load(&mut self, files: Option<Sources>, fetched: Option<Fetched>) -> Result<(), LoadError> {
         let (settings, threads) = (self.settings.clone(), self.threads);
-        let loaded = tokio::task::spawn_blocking(move || load_with(&settings, threads, fetched)).await;
+        let load = move || {
+            let files = files.map_or_else(|| read_files(&settings), Ok)?;
+            Ok((compile_all(&settings, threads, files.clone(), fetched)?, files))
+        };
+        let loaded = tokio::task::spawn_blocking(load).await;
         let failed = |error: JoinError| LoadError(vec![Problem::in_file("policy", error.to_string())]);
         match loaded.map_err(failed).flatten() {
-            Ok(rules) => {
+            Ok((rules, files)) => {
+                self.files = Some(files);
                 self.last_refusal = None;
                 self.swap(rules);
                 Ok(())

@@ -260,3 +260,37 @@ fn status_says_what_is_wrong_and_its_exit_status_too() {
     let (code, text) = status("http://127.0.0.1:1");
     assert!(code == Some(1) && text.contains("127.0.0.1:1"), "{text}");
 }
+
+/// A file that is broken keeps no bundle out: it may be the one that revokes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broken_file_keeps_no_bundle_out() {
+    let roles = |role: &str| {
+        pack(&[
+            (".manifest", "{\"roots\": [\"roles\"]}"),
+            ("roles/data.json", &format!("{{\"alice\": \"{role}\"}}")),
+        ])
+    };
+    let bundles = BundleServer::start(conditional("\"one\"", &roles("admin")));
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let good =
+        "package envoy.authz\n\nallow := {\"allowed\": data.roles.alice == \"admin\", \"grants\": []}\n";
+    let policy = write_file(dir.path(), "p/authz.rego", good);
+    let config = format!(
+        "policy: [{}]\nservices: {{s: {{url: \"{}\"}}}}\nbundles: {{roles: {{service: s, polling: {{min_delay_seconds: 1, \
+         max_delay_seconds: 1}}}}}}\n",
+        dir.path().join("p").display(),
+        bundles.url()
+    );
+    let config = write_file(dir.path(), "daypass.yaml", &config);
+    let server = Daypass::start_in(&dir, &["--config", &config]);
+    wait_for("the first bundle", || (server.ops("/readyz").0 == 200).then_some(()));
+    let mut client = server.client().await;
+    assert!(is_allow(&client.check(alice()).await));
+    std::fs::write(&policy, "package").unwrap();
+    wait_for("the broken file to be refused", || policy_report(&server)["error"].is_string().then_some(()));
+    bundles.set(conditional("\"two\"", &roles("nobody")));
+    wait_for("the second bundle", || {
+        (policy_report(&server)["bundles"][0]["activations"].as_u64() == Some(2)).then_some(())
+    });
+    assert!(!is_allow(&client.check(alice()).await));
+}
