@@ -30,7 +30,7 @@ struct Definitions<'a> {
 /// Every conflict of definitions with each other, with packages and with base data.
 #[must_use]
 pub fn conflicts(files: &[File<'_>], data: &Value) -> Vec<Problem> {
-    let mut problems = Vec::new();
+    let mut problems = lost_sets(files);
     let mut known: BTreeMap<Name, Definitions<'_>> = BTreeMap::new();
     for file in files {
         for rule in &file.module.policy {
@@ -69,6 +69,46 @@ pub fn conflicts(files: &[File<'_>], data: &Value) -> Vec<Problem> {
         }
     }
     problems
+}
+
+/// A rule's name as far as it is known, by its package.
+struct Head<'a> {
+    package: &'a Name,
+    pattern: Vec<Option<String>>,
+    rule: &'a Rule,
+}
+
+impl Head<'_> {
+    /// Whether both can name one and the same thing, and are not written alike.
+    fn meets(&self, other: &Self) -> bool {
+        let fits = |(one, other): (&Option<String>, &Option<String>)| {
+            one.is_none() || other.is_none() || one == other
+        };
+        self.package == other.package
+            && self.pattern != other.pattern
+            && self.pattern.len() == other.pattern.len()
+            && self.pattern.iter().zip(&other.pattern).all(fits)
+    }
+}
+
+/// Sets below a variable, `p[x].r contains y`, of which other rules say members, too: the engine would lose the latter, and
+/// a policy that asks whether there is none would allow.
+fn lost_sets(files: &[File<'_>]) -> Vec<Problem> {
+    let heads: Vec<Head<'_>> = files
+        .iter()
+        .flat_map(|file| file.module.policy.iter().map(move |rule| (&file.package, rule)))
+        .filter_map(|(package, rule)| {
+            let pattern = syntax::pattern_ref(syntax::rule_name(rule).0)?;
+            Some(Head { package, pattern, rule })
+        })
+        .collect();
+    let is_lost = |head: &&Head<'_>| {
+        matches!(head.rule, Rule::Spec { head: RuleHead::Set { .. }, .. })
+            && head.pattern.contains(&None)
+            && heads.iter().any(|other| head.meets(other))
+    };
+    let message = "a set below a variable is not supported beside other rules that name the same";
+    heads.iter().filter(is_lost).map(|head| problem(head.rule, message.to_owned())).collect()
 }
 
 fn kind_of(rule: &Rule, head: &Expr, arity: Option<usize>) -> Kind {
