@@ -141,7 +141,8 @@ async fn a_broken_change_leaves_the_old_policy_and_says_where_it_breaks() {
             let error = policy_report(&server)["error"].as_str().map(str::to_owned);
             error.filter(|error| error.contains(place))
         });
-        assert!(server.log().contains(&error.lines().next().unwrap().to_owned()), "{}", server.log());
+        let line = error.lines().next().unwrap().to_owned();
+        wait_for("the log to say so", || server.log().contains(&line).then_some(()));
         assert_eq!(version(&mut client).await, 1);
     }
     assert_eq!(server.metric("daypass_policy_loads_total{result=\"failed\"}"), 3);
