@@ -21,6 +21,7 @@ use crate::support::random::{Random, seconds};
 use crate::support::redis::Redis;
 use crate::support::request::{ALICES_GRANT, metadata, reason, request};
 use crate::support::sidecar::{Settings, Sidecar};
+use crate::support::wait_for;
 
 const STALENESS: Duration = Duration::from_millis(800);
 /// Callers with a grant at a time.
@@ -91,7 +92,8 @@ async fn no_allow_after_a_revocation_that_should_be_known() {
 
 /// Gives a caller a grant, renews it, and takes it away at a moment when the renewal may still be on its way.
 fn write_and_revoke(redis: &Redis, history: &History, writer: u64, mut random: Random) {
-    let mut connection = redis.connect();
+    // Connections are being killed already.
+    let mut connection = wait_for("a connection to write on", || redis.try_connect().ok());
     let mut serial = 0;
     while !history.is_over() {
         serial += 1;
