@@ -49,13 +49,13 @@ pub struct Edited {
 impl Edited {
     /// `None` if edits overlap, which is a mistake of whoever made them.
     #[must_use]
-    pub fn new(before: &str, mut edits: Vec<Edit>) -> Option<Self> {
-        // Turned round twice where it matters: the sort is stable.
-        edits.reverse();
-        edits.sort_by_key(|edit| edit.place);
-        let closing = edits.partition_point(|edit| edit.place == Place::Close);
-        edits.get_mut(closing..)?.reverse();
-        edits.sort_by_key(|edit| (edit.at, edit.place));
+    pub fn new(before: &str, edits: Vec<Edit>) -> Option<Self> {
+        let mut ordered: Vec<(usize, Edit)> = edits.into_iter().enumerate().collect();
+        ordered.sort_by_key(|(found, edit)| match edit.place {
+            Place::Close => (edit.at, edit.place, usize::MAX - found),
+            Place::Open | Place::Replace => (edit.at, edit.place, *found),
+        });
+        let mut edits: Vec<Edit> = ordered.into_iter().map(|(_, edit)| edit).collect();
         edits.dedup_by(|b, a| a == b && a.replaces > 0);
         let mut text = String::with_capacity(before.len() + edits.len() * 16);
         let mut copied = 0;

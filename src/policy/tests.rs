@@ -330,6 +330,10 @@ fn definitions_that_cannot_stand_together_are_refused() {
         ("package a\nallow if count(walk(input)) > 0", "p.rego:2:16: the result of `walk`"),
         ("package a\nallow if not [_, 1] = walk(input)", "p.rego:2:23: the result of `walk`"),
         ("package a\nallow if [_, 1] = walk(input)", "p.rego:2:"),
+        (
+            "package a\nq[x].r contains 1 if some x in [\"b\"]\nq.b.r contains 2\nallow := q",
+            "p.rego:2:1: a set below",
+        ),
         ("package as.b\nallow := true", "p.rego:1:"),
         ("package a\nallow := 1e1000000000", "p.rego:2:10: a number"),
     ] {
