@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 fn main() -> Result<()> {
     println!("cargo:rerun-if-changed=proto");
-    let descriptors =
-        protox::compile(["daypass/v1/grants.proto"], ["proto"]).map_err(std::io::Error::other)?;
+    let files =
+        ["access", "events", "grants", "locks", "requests"].map(|name| format!("daypass/v1/{name}.proto"));
+    let descriptors = protox::compile(files, ["proto"]).map_err(std::io::Error::other)?;
     // For gRPC reflection.
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or_else(|| std::io::Error::other("no OUT_DIR"))?);
     std::fs::write(out.join("daypass_descriptors.bin"), prost::Message::encode_to_vec(&descriptors))?;

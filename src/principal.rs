@@ -8,6 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use thiserror::Error;
 
 /// Longest principal in bytes, prefix included. SPIFFE IDs end at 2048 bytes (SPIFFE-ID, section 2.3).
@@ -134,6 +135,47 @@ impl Caller {
     #[must_use]
     pub fn subject(&self) -> Option<&Principal> {
         self.principals.iter().find(|principal| !principal.is_group())
+    }
+}
+
+/// By what a caller of the API is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Evidence {
+    Jwt,
+    Certificate,
+    Token,
+}
+
+impl Evidence {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Jwt => "jwt",
+            Self::Certificate => "certificate",
+            Self::Token => "token",
+        }
+    }
+}
+
+/// Who calls the API. There is always a subject: a group alone is nobody who could be held to anything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    pub subject: Principal,
+    /// All names of the caller, the subject among them.
+    pub caller: Caller,
+    /// Who acts for the subject, if anybody does (the `act` claim of RFC 8693).
+    pub delegate: Option<Principal>,
+    pub evidence: Evidence,
+    /// When what established it runs out.
+    pub expires_at: Option<Timestamp>,
+}
+
+impl Identity {
+    /// None if no principal of the caller is a person or a workload.
+    #[must_use]
+    pub fn new(caller: Caller, evidence: Evidence) -> Option<Self> {
+        let subject = caller.subject()?.clone();
+        Some(Self { subject, caller, delegate: None, evidence, expires_at: None })
     }
 }
 

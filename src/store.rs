@@ -5,6 +5,7 @@
 
 mod embedded;
 mod file;
+pub mod journal;
 mod ledger;
 pub mod record;
 mod redis;

@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 use super::token::Token;
 use super::v1;
 use super::v1::grant_service_server::GrantService;
-use super::v1::revoke_grant_request::Target;
+use super::v1::revoke_all_grants_request::Target;
 use crate::grant::GrantId;
 use crate::principal::Principal;
 use crate::store::record::{Approvers, ConditionsRecord, GrantRecord, PermissionRecord, VERSION};
@@ -74,7 +74,7 @@ impl GrantService for GrantApi {
         &self,
         request: Request<v1::ListGrantsRequest>,
     ) -> Result<Response<v1::ListGrantsResponse>, Status> {
-        let v1::ListGrantsRequest { subject, page_size, page_token } = self.authenticated(request)?;
+        let v1::ListGrantsRequest { subject, page_size, page_token, .. } = self.authenticated(request)?;
         let subject = (!subject.is_empty()).then(|| principal(&subject)).transpose()?;
         let page_size = match page_size {
             0 => DEFAULT_PAGE_SIZE,
@@ -97,32 +97,59 @@ impl GrantService for GrantApi {
         &self,
         request: Request<v1::RevokeGrantRequest>,
     ) -> Result<Response<v1::RevokeGrantResponse>, Status> {
-        let v1::RevokeGrantRequest { target } = self.authenticated(request)?;
-        let revoked = match target {
-            Some(Target::Id(id)) => {
-                let id: GrantId = id.parse().map_err(|error| invalid("id", &error))?;
-                let revoked = self.revoke(vec![id]).await?;
-                if revoked.ids.is_empty() {
-                    return Err(status(&StoreError::NotFound));
-                }
-                revoked
-            }
-            Some(Target::Subject(subject)) => {
-                let subject = principal(&subject)?;
-                let held = self.store.list(Some(&subject)).await.map_err(|error| status(&error))?;
-                self.revoke(held.into_iter().map(|grant| grant.id).collect()).await?
-            }
-            None => return Err(Status::invalid_argument("say which: `id` or `subject`")),
+        let v1::RevokeGrantRequest { id, reason: _ } = self.authenticated(request)?;
+        let id: GrantId = id.parse().map_err(|error| invalid("id", &error))?;
+        let revoked = self.revoke(vec![id]).await?;
+        if revoked.ids.is_empty() {
+            return Err(status(&StoreError::NotFound));
+        }
+        Ok(Response::new(revoked_message(&revoked)))
+    }
+
+    async fn revoke_all_grants(
+        &self,
+        request: Request<v1::RevokeAllGrantsRequest>,
+    ) -> Result<Response<v1::RevokeGrantResponse>, Status> {
+        let v1::RevokeAllGrantsRequest { target, .. } = self.authenticated(request)?;
+        let Some(Target::Subject(subject)) = target else {
+            return Err(Status::unimplemented("only by subject yet"));
         };
-        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        let response = v1::RevokeGrantResponse {
-            ids: revoked.ids.iter().map(ToString::to_string).collect(),
-            replicas: count(revoked.replicas),
-            replicated: count(revoked.replicated),
-        };
-        let (replicas, replicated) = (response.replicas, response.replicated);
-        tracing::info!(grants = response.ids.join(","), replicas, replicated, "grants revoked");
-        Ok(Response::new(response))
+        let subject = principal(&subject)?;
+        let held = self.store.list(Some(&subject)).await.map_err(|error| status(&error))?;
+        let revoked = self.revoke(held.into_iter().map(|grant| grant.id).collect()).await?;
+        Ok(Response::new(revoked_message(&revoked)))
+    }
+
+    type WatchGrantStream = tokio_stream::Empty<Result<v1::Grant, Status>>;
+
+    async fn watch_grant(
+        &self,
+        _request: Request<v1::WatchGrantRequest>,
+    ) -> Result<Response<Self::WatchGrantStream>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn extend_grant(
+        &self,
+        _request: Request<v1::ExtendGrantRequest>,
+    ) -> Result<Response<v1::ExtendGrantResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn relinquish_grant(
+        &self,
+        _request: Request<v1::RelinquishGrantRequest>,
+    ) -> Result<Response<v1::RevokeGrantResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+}
+
+fn revoked_message(revoked: &Revoked) -> v1::RevokeGrantResponse {
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    v1::RevokeGrantResponse {
+        ids: revoked.ids.iter().map(ToString::to_string).collect(),
+        replicas: count(revoked.replicas),
+        replicated: count(revoked.replicated),
     }
 }
 
@@ -184,6 +211,7 @@ fn record(grant: v1::Grant, id: &GrantId) -> Result<GrantRecord, Status> {
         justification,
         ticket,
         break_glass,
+        ..
     } = grant;
     principal(&subject)?;
     let permissions: Vec<PermissionRecord> = permissions.into_iter().map(permission_record).collect();
@@ -267,6 +295,7 @@ fn message(stored: StoredGrant) -> v1::Grant {
         justification: record.justification.unwrap_or_default(),
         ticket: record.ticket.unwrap_or_default(),
         break_glass: record.break_glass,
+        ..v1::Grant::default()
     }
 }
 

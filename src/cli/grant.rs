@@ -16,7 +16,7 @@ use super::report;
 use crate::api::Token;
 use crate::api::v1;
 use crate::api::v1::grant_service_client::GrantServiceClient;
-use crate::api::v1::revoke_grant_request::Target;
+use crate::api::v1::revoke_all_grants_request::Target;
 use crate::config::{default_data_dir, parse_duration};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -162,12 +162,11 @@ async fn execute(args: GrantArgs) -> anyhow::Result<String> {
             })
         }
         GrantCommand::Revoke(RevokeArgs { id, subject }) => {
-            let target = match (id, subject) {
-                (Some(id), _) => Target::Id(id),
-                (None, Some(subject)) => Target::Subject(subject),
+            let revoked = match (id, subject) {
+                (Some(id), _) => client.revoke(id).await?,
+                (None, Some(subject)) => client.revoke_all(Target::Subject(subject)).await?,
                 (None, None) => bail!("say which: an id, or --subject"),
             };
-            let revoked = client.revoke(target).await?;
             Ok(if connection.json { pretty(&revoked_json(&revoked)) } else { revoked_text(&revoked) })
         }
     }
@@ -230,7 +229,12 @@ impl Client {
         let mut grants = Vec::new();
         let mut page_token = String::new();
         loop {
-            let page = v1::ListGrantsRequest { subject: subject.clone(), page_size: PAGE_SIZE, page_token };
+            let page = v1::ListGrantsRequest {
+                subject: subject.clone(),
+                page_size: PAGE_SIZE,
+                page_token,
+                ..v1::ListGrantsRequest::default()
+            };
             let request = self.authorized(page)?;
             let answer = self.service.list_grants(request).await;
             let answer = answer.map_err(|status| self.explain(&status))?.into_inner();
@@ -242,9 +246,17 @@ impl Client {
         }
     }
 
-    async fn revoke(&mut self, target: Target) -> anyhow::Result<v1::RevokeGrantResponse> {
-        let request = self.authorized(v1::RevokeGrantRequest { target: Some(target) })?;
+    async fn revoke(&mut self, id: String) -> anyhow::Result<v1::RevokeGrantResponse> {
+        let request = self.authorized(v1::RevokeGrantRequest { id, ..v1::RevokeGrantRequest::default() })?;
         let answer = self.service.revoke_grant(request).await;
+        Ok(answer.map_err(|status| self.explain(&status))?.into_inner())
+    }
+
+    async fn revoke_all(&mut self, target: Target) -> anyhow::Result<v1::RevokeGrantResponse> {
+        let message =
+            v1::RevokeAllGrantsRequest { target: Some(target), ..v1::RevokeAllGrantsRequest::default() };
+        let request = self.authorized(message)?;
+        let answer = self.service.revoke_all_grants(request).await;
         Ok(answer.map_err(|status| self.explain(&status))?.into_inner())
     }
 

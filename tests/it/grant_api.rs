@@ -2,7 +2,7 @@
 
 use daypass::api::v1;
 use daypass::api::v1::grant_service_client::GrantServiceClient;
-use daypass::api::v1::revoke_grant_request::Target;
+use daypass::api::v1::revoke_all_grants_request::Target;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
@@ -32,8 +32,12 @@ impl Api {
     }
 
     async fn list(&mut self, subject: &str, page_size: u32, page_token: &str) -> v1::ListGrantsResponse {
-        let message =
-            v1::ListGrantsRequest { subject: subject.into(), page_size, page_token: page_token.into() };
+        let message = v1::ListGrantsRequest {
+            subject: subject.into(),
+            page_size,
+            page_token: page_token.into(),
+            ..Default::default()
+        };
         let request = self.request(message);
         self.client.list_grants(request).await.unwrap().into_inner()
     }
@@ -55,7 +59,7 @@ async fn no_call_without_the_token() {
         assert_eq!(thief.client.get_grant(get).await.unwrap_err().code(), Code::Unauthenticated);
         let list = thief.request(v1::ListGrantsRequest::default());
         assert_eq!(thief.client.list_grants(list).await.unwrap_err().code(), Code::Unauthenticated);
-        let revoke = thief.request(v1::RevokeGrantRequest { target: Some(Target::Id("g".into())) });
+        let revoke = thief.request(v1::RevokeGrantRequest { id: "g".into(), reason: String::new() });
         assert_eq!(thief.client.revoke_grant(revoke).await.unwrap_err().code(), Code::Unauthenticated);
     }
     let bare = v1::GetGrantRequest { id: "g".into() };
@@ -88,6 +92,7 @@ async fn keeps_everything_it_is_given() {
         justification: "why".into(),
         ticket: "T".into(),
         break_glass: true,
+        ..Default::default()
     };
     let created = api.create(whole.clone(), 60).await.unwrap();
     assert!(created.expires_at.is_some());
@@ -114,8 +119,11 @@ async fn pages_and_filters() {
         (vec!["g2".into(), "g3".into(), "g4".into()], "")
     );
     assert_eq!(ids(&api.list("user:odd", 0, "").await), ["g1", "g3"]);
-    let revoke = api.request(v1::RevokeGrantRequest { target: Some(Target::Subject("user:even".into())) });
-    assert_eq!(api.client.revoke_grant(revoke).await.unwrap().into_inner().ids, ["g0", "g2", "g4"]);
+    let revoke = api.request(v1::RevokeAllGrantsRequest {
+        target: Some(Target::Subject("user:even".into())),
+        ..Default::default()
+    });
+    assert_eq!(api.client.revoke_all_grants(revoke).await.unwrap().into_inner().ids, ["g0", "g2", "g4"]);
     assert_eq!(ids(&api.list("", 0, "").await), ["g1", "g3"]);
 }
 
@@ -143,8 +151,8 @@ async fn mistakes_are_named() {
         assert_eq!(status.code(), code, "{grant:?} {status:?}");
         assert!(status.message().contains(message), "{grant:?} {status:?}");
     }
-    let request = api.request(v1::RevokeGrantRequest { target: None });
-    assert_eq!(api.client.revoke_grant(request).await.unwrap_err().code(), Code::InvalidArgument);
+    let request = api.request(v1::RevokeAllGrantsRequest::default());
+    assert_eq!(api.client.revoke_all_grants(request).await.unwrap_err().code(), Code::InvalidArgument);
 }
 
 #[test]
