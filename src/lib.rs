@@ -3,15 +3,17 @@
 //! The map, in reading order. Each layer knows only those above it in this list, and faces do not know each other;
 //! a test reads the `use` lines and holds them to it.
 //!
-//! * domain: [`clock`], [`principal`], [`permission`], [`grant`], [`decision`]
+//! * domain: [`clock`], [`principal`], [`permission`], [`grant`], [`decision`], [`entitlement`]
 //! * engines: [`replica`] (live grants in memory), [`metrics`], [`store`] (durable grants), [`policy`] (Rego),
 //!   [`bundle`] (policy from a server), [`audit`] (the decision log)
+//! * the desk: [`desk`] (who may ask, agree, extend and end, by the admission policy)
 //! * faces: [`authz`] (Envoy asks), [`api`] (people and programs ask), [`ops`] (orchestrators ask)
 //! * assembly: [`config`], [`telemetry`], [`server`], [`cli`]
 #![forbid(unsafe_code)]
 
 pub mod clock;
 pub mod decision;
+pub mod entitlement;
 pub mod grant;
 pub mod permission;
 pub mod principal;
@@ -22,6 +24,8 @@ pub mod metrics;
 pub mod policy;
 pub mod replica;
 pub mod store;
+
+pub mod desk;
 
 pub mod api;
 pub mod authz;

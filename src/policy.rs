@@ -37,6 +37,7 @@ use regorus::{Engine, Value};
 
 pub use analysis::InputReads;
 pub use builtins::BuiltinErrors;
+pub use builtins::yaml::place::Step;
 pub use data::{BadData, Branch, Data, MAX_VALUES, Misplaced, count_json_values, read_json, read_yaml};
 pub use document::{BadJson, Document, Key, Members, write_text};
 pub use error::{ErrorCode, EvalError, LoadError, Problem};
@@ -52,7 +53,7 @@ pub use testing::{FileCoverage, TestOutcome, TestResult, TestRun, run as run_tes
 use builtins::Purpose;
 pub use engines::{Generation, retire_before};
 
-use engines::Worker;
+use engines::{Pool, Worker};
 use program::Program;
 
 /// Where evaluation begins: `envoy/authz/allow`, as OPA-Envoy's `path`.
@@ -91,6 +92,7 @@ pub struct Policy {
     grants_key: GrantsKey,
     /// Made beforehand, so that no check waits for one.
     spare: Mutex<Vec<Worker>>,
+    pool: Pool,
 }
 
 impl Policy {
@@ -103,8 +105,14 @@ impl Policy {
         let program = Program::new(sources, time_limit, Purpose::Decision)?;
         let grants_key = if program.reads().names("jit") { GrantsKey::Binding } else { GrantsKey::Foreign };
         let generation = Generation(GENERATIONS.fetch_add(1, Ordering::Relaxed));
-        let mut policy =
-            Self { generation, program, entry: rule_path(path), grants_key, spare: Mutex::default() };
+        let mut policy = Self {
+            generation,
+            program,
+            entry: rule_path(path),
+            grants_key,
+            spare: Mutex::default(),
+            pool: Pool::default(),
+        };
         if policy.engine().is_err() {
             let entry = format!("package {ENTRY_PACKAGE}\ndecision := {}\n", path.reference());
             policy.program.push(RegoFile::new(ENTRY_MODULE, entry));
@@ -131,6 +139,19 @@ impl Policy {
     pub fn decide(&self, input: Document) -> Result<Ruling, EvalError> {
         let value = self.evaluate(input.0, &self.entry)?;
         Ruling::from_value(&value, self.grants_key)
+    }
+
+    /// The value at the decision path, whatever it is. For threads that decide nothing else: their engines are the
+    /// policy's own, and go with it.
+    ///
+    /// # Errors
+    /// There is none; see [`EvalError`].
+    pub fn value(&self, input: Document) -> Result<Document, EvalError> {
+        let make = || self.take_worker();
+        let failed = |error: &anyhow::Error| self.eval_error(error);
+        let value =
+            self.pool.evaluate(make, input.0, &self.entry, |engine| self.log_prints(engine), failed)?;
+        if value == Value::Undefined { Err(EvalError::Undefined) } else { Ok(Document(value)) }
     }
 
     /// Value of one rule, by its full name. For tests of policies.
@@ -180,14 +201,16 @@ impl Policy {
 
     fn evaluate(&self, input: Value, rule: &str) -> Result<Value, EvalError> {
         let make = || self.take_worker();
-        let printed = |engine: &mut Engine| {
-            for line in self.program.prints(engine) {
-                // Escaped: what is printed may come from a request, and must not look like a line of its own.
-                tracing::info!(target: "daypass::print", "{line:?}");
-            }
-        };
+        let printed = |engine: &mut Engine| self.log_prints(engine);
         let failed = |error: &anyhow::Error| self.eval_error(error);
         engines::evaluate(self.generation, make, input, rule, printed, failed)
+    }
+
+    fn log_prints(&self, engine: &mut Engine) {
+        for line in self.program.prints(engine) {
+            // Escaped: what is printed may come from a request, and must not look like a line of its own.
+            tracing::info!(target: "daypass::print", "{line:?}");
+        }
     }
 
     fn take_worker(&self) -> Result<Worker, EvalError> {

@@ -185,6 +185,11 @@ impl Document {
         if let Value::String(text) = &self.0 { Some(text) } else { None }
     }
 
+    #[must_use]
+    pub fn has_member(&self, name: &str) -> bool {
+        matches!(&self.0, Value::Object(members) if members.contains_key(&Value::from(name)))
+    }
+
     /// JSON as Go's encoder writes it where HTML is not its concern: what hashes of documents are over. Members are in the
     /// order of their names, and there is no white space.
     pub fn write_as_go(&self, write: &mut dyn FnMut(&[u8])) {

@@ -1,10 +1,12 @@
-//! Engines, one per thread and policy: engines that share a syntax tree would count references on one cache line.
+//! Engines, one per thread and policy: engines that share a syntax tree would count references on one cache line. A policy
+//! that is asked seldom, on any thread, has a [`Pool`] of its own instead, which goes when the policy does.
 //!
 //! A thread keeps the engine of the policy before the current one too, for checks that began under it. An engine that
 //! returned an error is never used again: state of the failed evaluation would leak into the next one.
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError};
 
 use regorus::{Engine, Value};
 
@@ -29,6 +31,28 @@ impl Worker {
     #[must_use]
     pub fn new(generation: Generation, pristine: Engine) -> Self {
         Self { generation, live: pristine.clone(), pristine }
+    }
+
+    /// After a panic it must not be used again: the pristine engine shares parts with the one that panicked.
+    fn evaluate(
+        &mut self,
+        input: Value,
+        rule: &str,
+        printed: impl FnOnce(&mut Engine),
+        failed: impl FnOnce(&anyhow::Error) -> EvalError,
+    ) -> Result<Value, EvalError> {
+        self.live.set_input(input);
+        match catch_unwind(AssertUnwindSafe(|| self.live.eval_rule(rule.to_owned()))) {
+            Ok(Ok(value)) => {
+                printed(&mut self.live);
+                Ok(value)
+            }
+            Ok(Err(error)) => {
+                self.live = self.pristine.clone();
+                Err(failed(&error))
+            }
+            Err(_) => Err(EvalError::Panicked),
+        }
     }
 }
 
@@ -70,23 +94,46 @@ pub fn evaluate(
         let Some(worker) = workers.get_mut(index) else {
             return Err(EvalError::Failed("no engine".to_owned()));
         };
-        worker.live.set_input(input);
-        match catch_unwind(AssertUnwindSafe(|| worker.live.eval_rule(rule.to_owned()))) {
-            Ok(Ok(value)) => {
-                printed(&mut worker.live);
-                Ok(value)
-            }
-            Ok(Err(error)) => {
-                worker.live = worker.pristine.clone();
-                Err(failed(&error))
-            }
-            Err(_) => {
-                // The pristine engine shares parts with the one that panicked.
-                workers.remove(index);
-                Err(EvalError::Panicked)
+        let result = worker.evaluate(input, rule, printed, failed);
+        if result == Err(EvalError::Panicked) {
+            workers.remove(index);
+        }
+        result
+    })
+}
+
+/// Engines of one policy for whichever thread asks. They hold the policy's data, so no thread may keep one: threads that
+/// are idle for long would keep data of policies long gone.
+#[derive(Default)]
+pub struct Pool(Mutex<Vec<Worker>>);
+
+/// Engines that are kept while nobody asks. Threads that ask at once are few, and one more engine takes milliseconds.
+const MAX_POOLED: usize = 4;
+
+impl Pool {
+    /// Evaluates one rule.
+    ///
+    /// # Errors
+    /// As [`evaluate`].
+    pub fn evaluate(
+        &self,
+        make: impl FnOnce() -> Result<Worker, EvalError>,
+        input: Value,
+        rule: &str,
+        printed: impl FnOnce(&mut Engine),
+        failed: impl FnOnce(&anyhow::Error) -> EvalError,
+    ) -> Result<Value, EvalError> {
+        let pooled = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut worker = pooled.map_or_else(make, Ok)?;
+        let result = worker.evaluate(input, rule, printed, failed);
+        if result != Err(EvalError::Panicked) {
+            let mut pool = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if pool.len() < MAX_POOLED {
+                pool.push(worker);
             }
         }
-    })
+        result
+    }
 }
 
 fn find(

@@ -3,9 +3,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ring::digest::{Context, SHA256};
 
+use super::builtins::yaml::place::{Place, Step, place};
 use super::data::{self, BadData, Data};
 use super::document::Document;
 use super::error::{ErrorCode, LoadError, Problem};
@@ -56,12 +58,24 @@ pub struct Sources {
     pub data: Data,
     /// Of the names and bytes of all data files read.
     data_digest: Vec<u8>,
+    /// Files with data of daypass' own, whose mistakes are found after they were read.
+    own: Vec<OwnData>,
+}
+
+/// Below this name in `data` is what daypass itself reads.
+const OWN: &str = "daypass";
+
+#[derive(Debug, Clone, PartialEq)]
+struct OwnData {
+    file: String,
+    below: Vec<String>,
+    text: Arc<str>,
 }
 
 impl Sources {
     #[must_use]
     pub fn new(modules: Vec<RegoFile>, data: Data) -> Self {
-        Self { modules, data, data_digest: Vec::new() }
+        Self { modules, data, ..Self::default() }
     }
 
     /// The built-in policy: a request passes if a grant covers it.
@@ -87,7 +101,7 @@ impl Sources {
                 problems.extend(sources.read_file(&path, &below).err().into_iter().flatten());
             }
         }
-        if problems.is_empty() && sources.modules.is_empty() {
+        if problems.is_empty() && sources.modules.is_empty() && sources.data.get(OWN).is_none() {
             let names = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
             problems.push(Problem::in_file(&names, "no .rego file found here"));
         }
@@ -100,9 +114,45 @@ impl Sources {
     /// Both say something of one place in `data`.
     pub fn merge(&mut self, other: Self) -> Result<(), LoadError> {
         self.modules.extend(other.modules);
+        self.own.extend(other.own);
         self.data.merge(other.data).map_err(|place| {
             LoadError(vec![Problem::in_file("data", format!("{place} is set by a file and by a bundle"))])
         })
+    }
+
+    /// Adds the built-in policy for checks where there is nothing but what daypass itself reads: entitlements, and rules
+    /// for asking.
+    pub fn complete(&mut self) {
+        let is_own = |module: &RegoFile| {
+            module.package().is_ok_and(|package| package.first().is_some_and(|first| first == OWN))
+        };
+        if self.modules.iter().all(is_own) && (!self.modules.is_empty() || self.data.get(OWN).is_some()) {
+            self.modules.extend(Self::built_in().modules);
+        }
+    }
+
+    /// Whether one of the files is of this package.
+    #[must_use]
+    pub fn has_package(&self, path: &[&str]) -> bool {
+        self.modules.iter().any(|module| module.package().is_ok_and(|package| package == path))
+    }
+
+    /// The file that says what is at this place below `data`, and where it does, as near as can be told.
+    #[must_use]
+    pub fn place_of(&self, path: &[Step<'_>]) -> Option<(&str, u32, u32)> {
+        let mut nearest: Option<(usize, &str, u32, u32)> = None;
+        for OwnData { file, below, text } in &self.own {
+            let is_below = below.iter().zip(path).all(|(name, step)| *step == Step::Name(name));
+            let Some(rest) = path.get(below.len()..).filter(|_| is_below) else { continue };
+            let found = place(text, rest);
+            // The file that knows more of the way.
+            if let Some(Place { parts, line, column }) = found
+                && nearest.is_none_or(|(most, ..)| below.len() + parts > most)
+            {
+                nearest = Some((below.len() + parts, file, line, column));
+            }
+        }
+        nearest.map(|(_, file, line, column)| (file, line, column))
     }
 
     /// What tells files that were read from others, short enough to be read out.
@@ -149,6 +199,10 @@ impl Sources {
             return Err(vec![Problem::in_file(&name, "a policy file ends in .rego, .json, .yaml or .yml")]);
         };
         self.note(&name, &bytes);
+        if document.has_member(OWN) && below.is_empty() || below.first().is_some_and(|first| first == OWN) {
+            let text = String::from_utf8_lossy(&bytes).into();
+            self.own.push(OwnData { file: name.clone(), below: below.to_vec(), text });
+        }
         self.data.insert(below, document).map_err(|wrong| vec![Problem::in_file(&name, wrong.to_string())])
     }
 

@@ -1,6 +1,7 @@
 //! YAML with the meaning that Go's libraries give it on the way to JSON: version 1.1's words for true and false, keys
 //! as text, the first document alone. It is read event by event, so that an alias is paid for as often as it is used.
 
+pub mod place;
 pub mod read;
 mod write;
 

@@ -1,0 +1,3 @@
+package daypass.admission
+
+decision := {"allowed": false, "reasons": ["not yet"]}

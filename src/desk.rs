@@ -1,0 +1,3 @@
+//! Requests, grants, locks and what may be done with them.
+
+pub mod admission;
