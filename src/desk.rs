@@ -1,3 +1,151 @@
-//! Requests, grants, locks and what may be done with them.
+//! The desk: where access is asked for, agreed to, given, extended and given back.
+//!
+//! Every step is one change: look at what there is, ask the admission policy, decide, commit against what was seen. If
+//! somebody else was first, all of it is done again. So two reviewers at the same instant, or an approval against a
+//! withdrawal, have one outcome, on every store.
+//!
+//! What policy may not change is decided here: a request is decided once and in time, reviewers narrow and never
+//! widen, persons are counted once each, no grant outlives the hard cap, and what an entitlement gives at the decision
+//! is what was asked for.
 
 pub mod admission;
+mod changes;
+mod counting;
+mod endings;
+mod ends;
+pub mod event;
+mod events;
+mod giving;
+mod grants;
+mod locks;
+mod looking;
+pub mod model;
+mod questions;
+mod requests;
+mod reviews;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use thiserror::Error;
+use tokio::sync::Semaphore;
+
+use crate::grant::GrantId;
+use crate::replica::Replica;
+use crate::store::{Store, StoreError};
+use admission::LiveAdmission;
+
+pub use endings::{Ending, Target};
+pub use events::{EventFilter, SeenEvent};
+pub use grants::{Extend, Extended};
+pub use looking::{Offer, Page, Seen, SeenGrant};
+pub use requests::{Ask, Relation};
+
+/// How far ahead access may begin: what is planned further away is planned again.
+pub const MAX_START_AHEAD: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Longest text that somebody writes for others to read, in bytes.
+pub const MAX_TEXT_BYTES: usize = 4096;
+/// Pending requests of one requester. More is a loop, not a person.
+const MAX_PENDING: usize = 100;
+/// How long a `request_id` is remembered: longer than any client repeats a call.
+const CALL_MEMORY: Duration = Duration::from_secs(24 * 3600);
+
+/// Named by what the caller can do about it. The texts are for the caller.
+#[derive(Debug, Error)]
+pub enum DeskError {
+    #[error("{0}")]
+    Invalid(String),
+    /// There is none, or the caller may not know of it.
+    #[error("there is no such {0}")]
+    NotFound(&'static str),
+    #[error("{}", .0.join("; "))]
+    Denied(Vec<String>),
+    /// It is not in the state for it.
+    #[error("{0}")]
+    State(String),
+    #[error("{0}")]
+    AlreadyExists(String),
+    #[error("{0}")]
+    Full(String),
+    #[error("others changed the same things all the time; nothing was done, try again")]
+    Contended,
+    /// The operator can see why.
+    #[error("the admission policy failed, so nobody is admitted; its operator can see why in the log")]
+    Admission(#[source] admission::AdmissionError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// It was decided, and could not be written.
+    #[error(transparent)]
+    Unwritten(StoreError),
+}
+
+/// What holds whatever policy says.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Longest life of a grant, extensions included.
+    pub max_grant_ttl: Duration,
+}
+
+#[derive(Debug)]
+pub struct Desk {
+    store: Arc<Store>,
+    replica: Arc<Replica>,
+    admission: Arc<LiveAdmission>,
+    limits: Limits,
+    /// Changes of this process come one after the other: those that look at the same moment would undo each other's
+    /// work.
+    turn: Semaphore,
+}
+
+impl Desk {
+    #[must_use]
+    pub fn new(
+        store: Arc<Store>,
+        replica: Arc<Replica>,
+        admission: Arc<LiveAdmission>,
+        limits: Limits,
+    ) -> Self {
+        Self { store, replica, admission, limits, turn: Semaphore::new(1) }
+    }
+
+    /// Returns when the journal has more than this many events.
+    pub async fn moved(&self, past: u64) {
+        self.store.moved(past).await;
+    }
+}
+
+/// Ordered by time, so that lists are too.
+fn new_id(prefix: &str) -> String {
+    format!("{prefix}-{}", uuid::Uuid::now_v7().simple())
+}
+
+fn new_grant_id() -> Result<GrantId, DeskError> {
+    grant_id(&new_id("g"))
+}
+
+/// An id as somebody wrote it.
+fn grant_id(text: &str) -> Result<GrantId, DeskError> {
+    text.parse().map_err(|error| DeskError::Invalid(format!("`id`: {error}")))
+}
+
+/// The moment `duration` after another one, or the last there is.
+fn after(moment: Timestamp, duration: Duration) -> Timestamp {
+    moment.checked_add(duration).unwrap_or(Timestamp::MAX)
+}
+
+/// From one moment to another; nothing if it has passed.
+fn until(from: Timestamp, to: Timestamp) -> Duration {
+    Duration::try_from(to.duration_since(from)).unwrap_or(Duration::ZERO)
+}
+
+/// Text for others to read: bounded, and nothing that could pass for more than text.
+fn checked(field: &str, text: &str) -> Result<String, DeskError> {
+    if text.len() > MAX_TEXT_BYTES {
+        return Err(DeskError::Invalid(format!("`{field}` is longer than {MAX_TEXT_BYTES} bytes")));
+    }
+    if text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
+        return Err(DeskError::Invalid(format!("`{field}` has control characters")));
+    }
+    Ok(text.trim().to_owned())
+}

@@ -16,7 +16,7 @@ use ring::digest::{Context, SHA256};
 use serde_json::{Map, Value, json};
 
 use crate::permission::{Cidr, Permission, PermissionLists, Target};
-use crate::principal::Principal;
+use crate::principal::{Caller, Principal};
 
 pub use duration::parse as parse_duration;
 
@@ -240,6 +240,13 @@ impl Entitlements {
     #[must_use]
     pub fn administrators(&self) -> &[Principal] {
         &self.administrators
+    }
+
+    /// Whether the caller is an administrator or an auditor.
+    #[must_use]
+    pub fn oversees(&self, caller: &Caller) -> bool {
+        let mut names = self.administrators.iter().chain(&self.auditors);
+        names.any(|name| caller.principals().contains(name))
     }
 
     #[must_use]

@@ -109,12 +109,16 @@ pub enum Index {
     Requests,
     /// Requests that are pending.
     Pending,
+    /// Of these, those that a principal made.
+    PendingOf(String),
     /// Requests that a principal made, or that were made for it.
     Of(String),
     /// Requests that a principal decided on.
     ReviewedBy(String),
     /// Grants in the register.
     Register,
+    /// Grants that are scheduled.
+    Scheduled,
     /// Grants in the register of one subject.
     RegisterOf(String),
 }
