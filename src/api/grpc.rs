@@ -15,11 +15,14 @@ use super::v1::grant_service_server::GrantService;
 use super::v1::revoke_all_grants_request::Target;
 use crate::grant::GrantId;
 use crate::principal::Principal;
+use crate::store::journal::{Commit, Look, Outcome, Row, Table, Write};
 use crate::store::record::{Approvers, ConditionsRecord, GrantRecord, PermissionRecord, VERSION};
 use crate::store::{Revoked, Store, StoreError, StoredGrant};
 
 const DEFAULT_PAGE_SIZE: u32 = 100;
 const MAX_PAGE_SIZE: u32 = 1000;
+/// At a change that others are faster with. Each takes one of theirs.
+const MAX_ATTEMPTS: usize = 100;
 
 #[derive(Debug, Clone)]
 pub struct GrantApi {
@@ -58,7 +61,7 @@ impl GrantService for GrantApi {
         let id = if grant.id.is_empty() { new_id() } else { grant.id.clone() };
         let id: GrantId = id.parse().map_err(|error| invalid("id", &error))?;
         let record = record(grant, &id)?;
-        let stored = self.store.create(id, record, ttl).await.map_err(|error| status(&error))?;
+        let stored = self.create(id, record, ttl).await.map_err(|error| status(&error))?;
         tracing::info!(grant = %stored.id, subject = stored.record.subject, ends = %stored.expires_at, "grant created");
         Ok(Response::new(message(stored)))
     }
@@ -154,6 +157,39 @@ fn revoked_message(revoked: &Revoked) -> v1::RevokeGrantResponse {
 }
 
 impl GrantApi {
+    /// With its event, unless there is one of that id.
+    async fn create(
+        &self,
+        id: GrantId,
+        record: GrantRecord,
+        ttl: Duration,
+    ) -> Result<StoredGrant, StoreError> {
+        let record = serde_json::to_string(&record)
+            .map_err(|error| StoreError::Refused(format!("not to be written: {error}")))?;
+        for _ in 0..MAX_ATTEMPTS {
+            let row = Row::new(Table::Grants, id.as_str());
+            let Look { head, now, values } = self.store.look(std::slice::from_ref(&row)).await?;
+            if values.iter().any(Option::is_some) {
+                return Err(StoreError::AlreadyExists);
+            }
+            let event = serde_json::json!({
+                "id": uuid::Uuid::now_v7().to_string(), "type": "grant.created", "time": now.to_string(),
+                "grant": id.as_str(),
+            });
+            let commit = Commit {
+                seen: head,
+                unchanged: vec![(row, None)],
+                before: None,
+                writes: vec![Write::Grant { id: id.clone(), record: record.clone(), ttl }],
+                events: vec![event.to_string()],
+            };
+            if matches!(self.store.commit(commit).await?, Outcome::Done { .. }) {
+                return self.store.get(id).await;
+            }
+        }
+        Err(StoreError::NotNow("others were always first".to_owned()))
+    }
+
     async fn revoke(&self, ids: Vec<GrantId>) -> Result<Revoked, Status> {
         self.store.revoke(ids).await.map_err(|error| status(&error))
     }
