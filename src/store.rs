@@ -1,4 +1,4 @@
-//! Where grants are kept: durable writes, and the feed of the replica.
+//! Where grants, and all that led to them, are kept: durable writes, and the feed of the replica.
 //!
 //! Two stores, one contract: the embedded one lives in this process, Redis is shared by many. The check path never
 //! waits for either, with one exception: a use-limited grant, whose uses only the store can count.
@@ -22,6 +22,8 @@ use crate::grant::{Grant, GrantId, Refusal};
 use crate::metrics::Metrics;
 use crate::principal::Principal;
 use crate::replica::{NoRoom, Replica};
+
+use journal::{Commit, Due, Index, Look, Outcome, Place, Row, StoredEvent};
 
 pub use embedded::EmbeddedStore;
 pub use ledger::Ledger;
@@ -126,19 +128,73 @@ pub enum Store {
 }
 
 impl Store {
-    /// Writes a new grant that ends after `ttl`.
+    /// The journal's head, the store's clock and these rows, all of one moment.
     ///
     /// # Errors
-    /// The id is taken, the record is not a grant, or the store cannot be reached.
-    pub async fn create(
-        &self,
-        id: GrantId,
-        record: GrantRecord,
-        ttl: Duration,
-    ) -> Result<StoredGrant, StoreError> {
+    /// The store cannot be reached.
+    pub async fn look(&self, rows: &[Row]) -> Result<Look, StoreError> {
         match self {
-            Self::Embedded(store) => Arc::clone(store).create(id, record, ttl).await,
-            Self::Redis(store) => store.create(id, record, ttl).await,
+            Self::Embedded(store) => Arc::clone(store).look(rows.to_vec()).await,
+            Self::Redis(store) => store.look(rows).await,
+        }
+    }
+
+    /// Makes a change with its events, whole or not at all. Asked again for the same one it answers the same.
+    ///
+    /// # Errors
+    /// The change is none that can be made, or the store cannot be reached.
+    pub async fn commit(&self, commit: Commit) -> Result<Outcome, StoreError> {
+        match self {
+            Self::Embedded(store) => Arc::clone(store).commit(commit).await,
+            Self::Redis(store) => store.commit(commit).await,
+        }
+    }
+
+    /// A page of an index, the newest first: from the newest, or from behind the last place of the page before. At most
+    /// [`journal::MAX_PAGE`].
+    ///
+    /// # Errors
+    /// The store cannot be reached.
+    pub async fn scan(
+        &self,
+        index: &Index,
+        before: Option<&Place>,
+        limit: usize,
+    ) -> Result<Vec<Place>, StoreError> {
+        match self {
+            Self::Embedded(store) => Arc::clone(store).scan(index, before.cloned(), limit).await,
+            Self::Redis(store) => store.scan(index, before, limit).await,
+        }
+    }
+
+    /// Events after a number, in their order. At most [`journal::MAX_PAGE`]; none only if there are none.
+    ///
+    /// # Errors
+    /// The store cannot be reached.
+    pub async fn events(&self, after: u64, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
+        match self {
+            Self::Embedded(store) => Arc::clone(store).events(after, limit).await,
+            Self::Redis(store) => store.events(after, limit).await,
+        }
+    }
+
+    /// What is to be looked at by now, and when the next is. At most [`journal::MAX_PAGE`].
+    ///
+    /// # Errors
+    /// The store cannot be reached.
+    pub async fn due(&self, limit: usize) -> Result<Due, StoreError> {
+        match self {
+            Self::Embedded(store) => Arc::clone(store).due(limit).await,
+            Self::Redis(store) => store.due(limit).await,
+        }
+    }
+
+    /// Returns when the journal's last number is above `past`; a store that cannot be reached is waited for. Of a server
+    /// that lost its journal that may be long: whoever waits for what may never be bounds it.
+    pub async fn moved(&self, past: u64) {
+        match self {
+            Self::Embedded(store) => store.moved(past).await,
+            Self::Redis(store) => store.moved(past).await,
         }
     }
 
@@ -167,7 +223,7 @@ impl Store {
         Ok(grants)
     }
 
-    /// Ends grants now; ids that name none are left out of the answer. With the embedded store no later check is
+    /// Ends grants now, without an event: the last resort, for when a commit that ends them cannot be made. Ids that name none are left out of the answer. With the embedded store no later check is
     /// decided on them. With Redis the same holds at every sidecar after one push, about a millisecond, and whatever
     /// happens to the network after `max_staleness`.
     ///

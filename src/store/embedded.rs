@@ -3,15 +3,19 @@
 //! Every change is committed to disk before it shows in the replica, and both happen under one lock: otherwise a
 //! revocation could be overtaken by the creation it revokes.
 
+mod journal;
+
 use std::path::Path;
+use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use redb::backends::InMemoryBackend;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
 use super::file;
+use super::journal::Moves;
 use super::record::{self, GrantRecord, ReadAt, Ttl};
 use super::{Limited, Revoked, StoreError, StoredGrant, Surroundings, USE_MEMORY, Use, memory_of};
 use crate::clock::Now;
@@ -34,6 +38,9 @@ pub struct EmbeddedStore {
     /// Held for a commit and the replica's change that belongs to it, never across an await.
     commit_order: Mutex<()>,
     around: Surroundings,
+    /// The latest clock that anybody was shown, in milliseconds.
+    shown_clock: AtomicI64,
+    moves: Moves,
 }
 
 impl EmbeddedStore {
@@ -58,12 +65,19 @@ impl EmbeddedStore {
     }
 
     fn with(database: Database, around: Surroundings) -> Result<Self, StoreError> {
-        let store = Self { database, commit_order: Mutex::new(()), around };
-        let transaction = store.database.begin_write().map_err(StoreError::unavailable)?;
+        let transaction = database.begin_write().map_err(StoreError::unavailable)?;
         transaction.open_table(GRANTS).map_err(StoreError::unavailable)?;
         transaction.open_table(USES).map_err(StoreError::unavailable)?;
         transaction.open_table(CHECKS).map_err(StoreError::unavailable)?;
+        let last = journal::prepare(&transaction).map_err(StoreError::unavailable)?;
         transaction.commit().map_err(StoreError::unavailable)?;
+        let store = Self {
+            database,
+            commit_order: Mutex::new(()),
+            around,
+            shown_clock: AtomicI64::new(0),
+            moves: Moves::new(last),
+        };
         let now = store.around.clock.now();
         for (id, text) in store.texts()? {
             match store.decode(&id, &text, now) {
@@ -75,45 +89,6 @@ impl EmbeddedStore {
             }
         }
         Ok(store)
-    }
-
-    pub(super) async fn create(
-        self: Arc<Self>,
-        id: GrantId,
-        record: GrantRecord,
-        ttl: Duration,
-    ) -> Result<StoredGrant, StoreError> {
-        blocking(move || self.create_now(id, record, ttl)).await
-    }
-
-    fn create_now(
-        &self,
-        id: GrantId,
-        mut record: GrantRecord,
-        ttl: Duration,
-    ) -> Result<StoredGrant, StoreError> {
-        let now = self.around.clock.now();
-        if ttl > self.around.max_ttl {
-            return Err(StoreError::Invalid(Refusal::TtlTooLong));
-        }
-        let by_ttl = now.wall.checked_add(ttl).unwrap_or(Timestamp::MAX);
-        let expires_at = record.expires_at.map_or(by_ttl, |date| date.min(by_ttl));
-        record.expires_at = Some(expires_at);
-        let text = serde_json::to_string(&record).map_err(StoreError::unavailable)?;
-        let grant = self.decode(id.as_str(), &text, now).map_err(StoreError::Invalid)?;
-        let _order = self.commit_order.lock().unwrap_or_else(PoisonError::into_inner);
-        self.around.replica.check_room_for(&grant.subject)?;
-        let transaction = self.database.begin_write().map_err(StoreError::unavailable)?;
-        {
-            let mut table = transaction.open_table(GRANTS).map_err(StoreError::unavailable)?;
-            if table.get(id.as_str()).map_err(StoreError::unavailable)?.is_some() {
-                return Err(StoreError::AlreadyExists);
-            }
-            table.insert(id.as_str(), text.as_str()).map_err(StoreError::unavailable)?;
-        }
-        transaction.commit().map_err(StoreError::unavailable)?;
-        self.around.replica.insert(grant).map_err(StoreError::unavailable)?;
-        Ok(StoredGrant { record, id, expires_at })
     }
 
     pub(super) async fn revoke(self: Arc<Self>, ids: Vec<GrantId>) -> Result<Revoked, StoreError> {
@@ -203,27 +178,36 @@ impl EmbeddedStore {
         Ok(self.texts()?.iter().filter_map(|(id, text)| self.stored(id, text)).collect())
     }
 
-    /// Removes from the file what has ended, and checks that are remembered no longer. The replica does the same for itself.
+    /// Removes from the file what has ended or is kept no longer. The replica does the same for itself.
     ///
     /// # Errors
     /// The file cannot be written.
     pub fn sweep(&self) -> Result<(), StoreError> {
-        let now = self.around.clock.now();
-        let has_ended = |text: &str| {
-            serde_json::from_str::<GrantRecord>(text)
-                .is_ok_and(|record| record.expires_at.is_some_and(|end| end <= now.wall))
-        };
-        let ended = self.texts()?.into_iter().filter(|(_, text)| has_ended(text));
-        let ended: Vec<GrantId> = ended.filter_map(|(id, _)| id.parse().ok()).collect();
-        if !ended.is_empty() {
-            self.delete(ended)?;
-        }
+        let now = self.around.clock.now().wall;
+        // A grant that has ended may be extended meanwhile, and then has not.
+        let _order = self.commit_order.lock().unwrap_or_else(PoisonError::into_inner);
         let transaction = self.database.begin_write().map_err(StoreError::unavailable)?;
-        {
-            let mut checks = transaction.open_table(CHECKS).map_err(StoreError::unavailable)?;
-            checks.retain(|_, until| until > now.wall.as_millisecond()).map_err(StoreError::unavailable)?;
-        }
+        self.sweep_in(&transaction, now).map_err(StoreError::unavailable)?;
         transaction.commit().map_err(StoreError::unavailable)
+    }
+
+    fn sweep_in(&self, transaction: &WriteTransaction, now: Timestamp) -> Result<(), redb::Error> {
+        let mut ended = Vec::new();
+        let mut grants = transaction.open_table(GRANTS)?;
+        grants.retain(|id, text| {
+            let is_over = has_ended(text, now);
+            if is_over {
+                ended.push(id.to_owned());
+            }
+            !is_over
+        })?;
+        let mut uses = transaction.open_table(USES)?;
+        for id in &ended {
+            uses.remove(id.as_str())?;
+        }
+        transaction.open_table(CHECKS)?.retain(|_, until| until > now.as_millisecond())?;
+        drop((grants, uses));
+        self.sweep_journal(transaction)
     }
 
     fn texts(&self) -> Result<Vec<(String, String)>, StoreError> {
@@ -252,6 +236,12 @@ impl EmbeddedStore {
         });
         record::decode(id, text.as_bytes(), ReadAt { sent: now, ttl }, self.around.max_ttl)
     }
+}
+
+/// By the date in the record, which every grant in the file has.
+fn has_ended(text: &str, now: Timestamp) -> bool {
+    serde_json::from_str::<GrantRecord>(text)
+        .is_ok_and(|record| record.expires_at.is_some_and(|end| end <= now))
 }
 
 /// Disk work must not hold up the thread that decides.

@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use ring::digest::{SHA256, digest};
+use tokio::sync::watch;
 
+use super::StoreError;
 use crate::grant::GrantId;
 
 /// What the hash of the first event is chained to.
@@ -21,6 +23,15 @@ pub const GENESIS: &str = "00000000000000000000000000000000000000000000000000000
 
 /// Longest document of an event or value of a row, in bytes.
 pub const MAX_DOCUMENT_BYTES: usize = 256 * 1024;
+/// Most writes, conditions and events of one commit together. All of them are one step, in which a server does nothing
+/// else: some 50 ms.
+pub const MAX_STEPS: usize = 20_000;
+/// Events that are kept, about; some 100 MB of them as they usually are.
+pub const MAX_EVENTS: u64 = 100_000;
+/// Entries of one page of anything, however many are asked for.
+pub const MAX_PAGE: usize = 1000;
+/// Longest time that anything is kept that is not kept for ever: a century, which every clock can add.
+const MAX_KEEP: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// SHA-256 of the hash before, a line feed, and the document; in hex.
 #[must_use]
@@ -102,7 +113,7 @@ pub const KEEP: Duration = Duration::from_secs(90 * 24 * 3600);
 /// A place in an index: when the id was entered, in milliseconds, and the id.
 pub type Place = (i64, String);
 
-/// Lists of ids by the time they were entered, the newest first. Entries older than [`KEEP`] go.
+/// Lists of ids by the time they were entered, the newest first; of those of one millisecond the highest id.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Index {
     /// All requests.
@@ -123,6 +134,21 @@ pub enum Index {
     RegisterOf(String),
 }
 
+impl Index {
+    /// Tells each from all others.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::Requests => "requests".to_owned(),
+            Self::Pending => "pending".to_owned(),
+            Self::Of(principal) => format!("of:{principal}"),
+            Self::ReviewedBy(principal) => format!("reviewed-by:{principal}"),
+            Self::Register => "register".to_owned(),
+            Self::RegisterOf(principal) => format!("register-of:{principal}"),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Write {
     /// Writes a row, to be kept for so long, or for ever.
@@ -132,7 +158,8 @@ pub enum Write {
         keep: Option<Duration>,
     },
     Remove(Row),
-    /// Puts an id into an index, kept there for so long, or for ever.
+    /// Puts an id into an index, to be found there for so long from now, or for ever. An id that is there keeps its
+    /// place. What is kept no longer goes when the next is entered.
     Enter {
         index: Index,
         id: String,
@@ -142,13 +169,15 @@ pub enum Write {
         index: Index,
         id: String,
     },
-    /// Something is to be looked at at that moment: `what` is text of the writer's own. One entry for each text.
+    /// Something is to be looked at at that moment, to the millisecond and not before: `what` is text of the writer's
+    /// own. One entry for each text: a later one takes the place of the one before.
     Due {
         what: String,
         at: Timestamp,
     },
     NotDue(String),
-    /// Writes the key of a grant, which ends after `ttl`.
+    /// Writes the key of a grant, which ends after `ttl`, over what is there: that it is new is for
+    /// [`Commit::unchanged`] to say.
     Grant {
         id: GrantId,
         record: String,
@@ -164,14 +193,33 @@ pub enum Write {
     EndLock(GrantId),
 }
 
+impl Write {
+    /// Whether it takes access away, which must not fail for want of memory.
+    #[must_use]
+    pub const fn ends_access(&self) -> bool {
+        matches!(self, Self::EndGrant(_) | Self::Lock { .. })
+    }
+}
+
 /// What was seen at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Look {
     pub head: Head,
-    /// The store's clock. Never before the time of an event that was seen before.
+    /// The store's clock, to the millisecond. Never before what any look showed that a commit was made on.
     pub now: Timestamp,
-    /// In the order they were asked for.
+    /// In the order they were asked for. What is there and is no text, or too long for a document, is an empty one.
     pub values: Vec<Option<String>>,
+}
+
+/// What is to be looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Due {
+    /// The store's clock.
+    pub now: Timestamp,
+    /// What is due, with its moment; the earliest first.
+    pub what: Vec<(String, Timestamp)>,
+    /// The earliest moment that is still to come.
+    pub next: Option<Timestamp>,
 }
 
 /// A change, whole or not at all.
@@ -196,6 +244,98 @@ pub enum Outcome {
     Moved,
     /// It is not before [`Commit::before`] any more.
     Late,
+}
+
+impl Commit {
+    /// What no store takes, said before it is asked.
+    ///
+    /// # Errors
+    /// The commit is no change that a journal can hold.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        let refused = |why: String| Err(StoreError::Refused(why));
+        if self.events.is_empty() {
+            return refused("a change without an event".to_owned());
+        }
+        let steps = self.writes.len() + self.unchanged.len() + self.events.len();
+        if steps > MAX_STEPS {
+            return refused(format!("a change of {steps} steps; {MAX_STEPS} are allowed"));
+        }
+        let mut longest = self.events.iter().map(String::len).max().unwrap_or(0);
+        for write in &self.writes {
+            match write {
+                Write::Put { row, .. } | Write::Remove(row)
+                    if matches!(row.table, Table::Grants | Table::Locks) =>
+                {
+                    return refused(format!("{}s are not written as rows", row.table.as_str()));
+                }
+                Write::Put { value, .. } => longest = longest.max(value.len()),
+                Write::Grant { record, .. } | Write::Lock { record, .. } => longest = longest.max(record.len()),
+                _ => {}
+            }
+        }
+        if longest > MAX_DOCUMENT_BYTES {
+            return refused(format!("a document of {longest} bytes; {MAX_DOCUMENT_BYTES} are allowed"));
+        }
+        Ok(())
+    }
+
+    /// The events as they follow on what was seen.
+    pub(super) fn chained(&self) -> Vec<StoredEvent> {
+        let Head { mut number, mut hash } = self.seen.clone();
+        let follow = |document: &String| {
+            number = number.saturating_add(1);
+            hash = chain(&hash, document);
+            StoredEvent { number, hash: hash.clone(), document: document.clone() }
+        };
+        self.events.iter().map(follow).collect()
+    }
+
+    pub(super) fn ended_grants(&self) -> Vec<GrantId> {
+        let ended = |write: &Write| match write {
+            Write::EndGrant(id) => Some(id.clone()),
+            _ => None,
+        };
+        self.writes.iter().filter_map(ended).collect()
+    }
+}
+
+/// The journal's last number, for whoever waits for it to move.
+#[derive(Debug)]
+pub(super) struct Moves(watch::Sender<u64>);
+
+impl Moves {
+    pub fn new(number: u64) -> Self {
+        Self(watch::Sender::new(number))
+    }
+
+    pub fn note(&self, number: u64) {
+        self.0.send_if_modified(|known| std::mem::replace(known, number) != number);
+    }
+
+    pub async fn past(&self, past: u64) {
+        // An error would mean that the sender is gone, and it is in our hands.
+        let _ = self.0.subscribe().wait_for(|number| *number > past).await;
+    }
+}
+
+/// In milliseconds, rounded down.
+pub(super) fn millis_down(at: Timestamp) -> i64 {
+    at.as_millisecond()
+}
+
+/// In milliseconds, rounded up: what is due then is not looked at before.
+pub(super) fn millis_up(at: Timestamp) -> i64 {
+    at.as_millisecond() + i64::from(at.subsec_nanosecond() % 1_000_000 > 0)
+}
+
+pub(super) fn moment(millis: i64) -> Timestamp {
+    let end = if millis < 0 { Timestamp::MIN } else { Timestamp::MAX };
+    Timestamp::from_millisecond(millis).unwrap_or(end)
+}
+
+/// How long something is kept, in milliseconds that any clock can add; at least one, or it would never be there.
+pub(super) fn kept_millis(keep: Duration) -> i64 {
+    i64::try_from(keep.min(MAX_KEEP).as_millis()).unwrap_or(i64::MAX).max(1)
 }
 
 /// An event as it is kept.

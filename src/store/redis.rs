@@ -7,6 +7,7 @@ mod commands;
 mod connect;
 mod fault;
 mod follow;
+mod journal;
 mod keys;
 mod read;
 mod revoke;
@@ -23,17 +24,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use redis::Cmd;
-
 use super::ledger::Ledger;
-use super::record::{self, GrantRecord, ReadAt, Ttl};
+use super::record::{self, ReadAt};
 use super::{Limited, StoreError, StoredGrant, Surroundings, USE_MEMORY, Use, memory_of};
 use crate::grant::GrantId;
 
 pub use connect::{ClientCertificate, RedisTls};
 pub use url::{RedisUrl, RedisUrlError};
 
-use commands::{Answer, Commands, Patience};
+use commands::{Commands, Patience};
 use fault::{Failure, Fault};
 use keys::Keys;
 use read::{BATCH, Listing, ReadValue, Source};
@@ -45,10 +44,6 @@ use vanished::{MAX_VANISHED, Vanished};
 const COMMAND: Patience = Patience { total: Duration::from_secs(3), answer: Duration::from_secs(1) };
 /// To read all grants, for a list.
 const LIST_TIMEOUT: Duration = Duration::from_secs(20);
-/// Entries that the audit stream keeps, about; some 40 MB of them at most.
-const AUDIT_ENTRIES: usize = 100_000;
-/// Longest value in an entry; of a longer one its hash.
-const MAX_RECORDED_BYTES: usize = 1024;
 /// In grants' longest lives, a month by default. A spent grant would have to be extended for so long, and nobody try
 /// it, before its counter could be gone.
 const COUNTER_LIVES: u32 = 30;
@@ -120,6 +115,7 @@ pub struct RedisStore {
     reapplied_in: Mutex<String>,
     /// Replicas that the master had at the last heartbeat.
     replicas: AtomicUsize,
+    journal: journal::Known,
 }
 
 impl RedisStore {
@@ -139,38 +135,13 @@ impl RedisStore {
             concerns: Mutex::default(),
             reapplied_in: Mutex::default(),
             replicas: AtomicUsize::new(0),
+            journal: journal::Known::default(),
         }
     }
 
     /// Keeps the replica in step with Redis, for ever: a lost session is followed by the next one.
     pub async fn follow(self: Arc<Self>) -> Infallible {
         follow::follow(&self).await
-    }
-
-    pub(super) async fn create(
-        &self,
-        id: GrantId,
-        record: GrantRecord,
-        ttl: Duration,
-    ) -> Result<StoredGrant, StoreError> {
-        let text = serde_json::to_string(&record).map_err(StoreError::unavailable)?;
-        let read_at = ReadAt { sent: self.around.clock.now(), ttl: Ttl::Left(ttl) };
-        let grant = record::decode(id.as_str(), text.as_bytes(), read_at, self.around.max_ttl)
-            .map_err(StoreError::Invalid)?;
-        self.around.replica.check_room_for(&grant.subject)?;
-        // Ids are never reused: the ledger would revoke the second of that name after the next failover.
-        let named = id.clone();
-        if self.with_ledger(move |ledger| ledger.contains(&named)).await? {
-            return Err(StoreError::AlreadyExists);
-        }
-        let call = uuid::Uuid::new_v4().simple().to_string();
-        let mut command = self.recorded(scripts::CREATE, &id, &[self.keys.once(&call)]);
-        command.arg(&text).arg(millis(ttl).max(1)).arg(millis(COMMAND.total * 2));
-        let number: Answer<u64> = self.commands.run(&command, COMMAND).await?;
-        if number.value == 0 {
-            return Err(StoreError::AlreadyExists);
-        }
-        Ok(StoredGrant { record, id, expires_at: grant.lifetime.expires_at })
     }
 
     pub(super) async fn get(&self, id: &GrantId) -> Result<StoredGrant, StoreError> {
@@ -197,15 +168,6 @@ impl RedisStore {
             Ok(grants)
         };
         bounded(LIST_TIMEOUT, list).await
-    }
-
-    /// A script on a grant's key that writes to the audit stream, with the arguments that all of them have.
-    fn recorded(&self, script: &str, id: &GrantId, more_keys: &[String]) -> Cmd {
-        let mut command = redis::cmd("EVAL");
-        command.arg(script).arg(3 + more_keys.len());
-        command.arg(self.keys.grant(id)).arg(self.keys.audit()).arg(self.keys.audit_number()).arg(more_keys);
-        command.arg(id.as_str()).arg(AUDIT_ENTRIES).arg(MAX_RECORDED_BYTES);
-        command
     }
 
     pub(super) async fn take_uses(

@@ -73,7 +73,7 @@ fn libraries_stay_where_they_are_hidden() {
     let homes: [(&str, &[&str]); 17] = [
         ("envoy_types", &["authz"]),
         ("regorus", &["policy"]),
-        ("redb", &["store/embedded.rs", "store/file.rs", "store/ledger.rs"]),
+        ("redb", &["store/embedded", "store/file.rs", "store/ledger.rs"]),
         ("rustls", &["bundle/fetch.rs", "bundle/tls.rs", "store/redis/connect.rs", "server.rs"]),
         (
             "ring::digest",

@@ -1,38 +1,65 @@
 //! Every key daypass has in Redis. The prefix holds a hash tag, `{jit}`, which puts all keys of a tenant into one
-//! cluster slot, so that a script may touch a grant, its counter and the audit stream together.
+//! cluster slot, so that a script may touch a grant, the journal and everything else together.
 
 use crate::grant::GrantId;
+use crate::store::journal::{Index, Row, Table};
 
 #[derive(Debug, Clone)]
 pub struct Keys {
+    prefix: String,
     grant_prefix: String,
     uses_prefix: String,
     once_prefix: String,
     heartbeat: String,
-    audit: String,
-    audit_number: String,
+    head: String,
+    events: String,
+    due: String,
 }
 
 impl Keys {
     pub fn new(prefix: &str) -> Self {
         Self {
-            grant_prefix: format!("{prefix}:grant:"),
+            prefix: prefix.to_owned(),
+            grant_prefix: format!("{prefix}:{}:", Table::Grants.as_str()),
             uses_prefix: format!("{prefix}:used:"),
             once_prefix: format!("{prefix}:once:"),
             heartbeat: format!("{prefix}:hb"),
-            audit: format!("{prefix}:audit"),
-            audit_number: format!("{prefix}:audit:n"),
+            head: format!("{prefix}:head"),
+            events: format!("{prefix}:events"),
+            due: format!("{prefix}:due"),
         }
     }
 
-    /// What invalidations are asked for. Counters and the audit stream lie outside it, or every use would be pushed
-    /// to every sidecar.
+    /// What invalidations are asked for. Counters and the journal lie outside it, or every use and every event would
+    /// be pushed to every sidecar.
     pub fn grant_prefix(&self) -> &str {
         &self.grant_prefix
     }
 
     pub fn grant(&self, id: &GrantId) -> String {
         format!("{}{id}", self.grant_prefix)
+    }
+
+    pub fn lock(&self, id: &GrantId) -> String {
+        self.table_row(Table::Locks, id.as_str())
+    }
+
+    pub fn row(&self, row: &Row) -> String {
+        self.table_row(row.table, &row.id)
+    }
+
+    fn table_row(&self, table: Table, id: &str) -> String {
+        format!("{}:{}:{id}", self.prefix, table.as_str())
+    }
+
+    /// A sorted set: ids by the millisecond they were entered at.
+    pub fn index(&self, index: &Index) -> String {
+        format!("{}:index:{}", self.prefix, index.name())
+    }
+
+    /// Beside an index: those of its ids that are not kept for ever, by the millisecond that they are kept until.
+    pub fn index_ends(&self, index: &Index) -> String {
+        format!("{}:until:{}", self.prefix, index.name())
     }
 
     /// How many uses of a grant were taken.
@@ -56,13 +83,19 @@ impl Keys {
         &self.heartbeat
     }
 
-    pub fn audit(&self) -> &str {
-        &self.audit
+    /// Where the journal ends: number, hash, and the store's clock as it was then.
+    pub fn head(&self) -> &str {
+        &self.head
     }
 
-    /// Numbers the entries of the audit stream, so that a gap shows.
-    pub fn audit_number(&self) -> &str {
-        &self.audit_number
+    /// A stream: the journal's events. An entry's id is its number, `<number>-0`.
+    pub fn events(&self) -> &str {
+        &self.events
+    }
+
+    /// A sorted set: what is to be looked at, by the millisecond.
+    pub fn due(&self) -> &str {
+        &self.due
     }
 
     pub fn grant_id<'k>(&self, key: &'k str) -> Option<&'k str> {

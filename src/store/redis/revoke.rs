@@ -8,7 +8,6 @@ use jiff::Timestamp;
 
 use super::commands::Answer;
 use super::connect::Connection;
-use super::fault::{Failure, Fault};
 use super::read::{ReadValue, Source};
 use super::{COMMAND, RedisStore, bounded, lock, millis, scripts};
 use crate::grant::GrantId;
@@ -19,36 +18,31 @@ const WAITS: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(
 /// Grants that the ledger looks for at once. Their values come over the connection of the heartbeat, which must not
 /// be late for them: 2 MB at most.
 const REAPPLY_BATCH: usize = 32;
+/// Grants that are ended in one step: less than a millisecond of the server's.
+const REVOKE_BATCH: usize = 500;
 
 impl RedisStore {
-    /// Ends grants. Those that were there, and how many replicas have it.
+    /// Ends grants without a record, for when one cannot be written. Those that were there, and how many replicas
+    /// have it.
     pub(in crate::store) async fn revoke(&self, ids: Vec<GrantId>) -> Result<Revoked, StoreError> {
         let until = self.around.clock.now().wall.checked_add(self.around.max_ttl).unwrap_or(Timestamp::MAX);
         let ids = self.with_ledger(move |ledger| ledger.record(&ids, until).map(|()| ids)).await?;
         let mut revoked = Revoked { replicas: self.replicas.load(Ordering::Relaxed), ..Revoked::default() };
         let (mut last, mut failed) = (None, None);
-        for id in ids {
-            match self.revoke_one(&id, "grant.revoked").await {
-                Ok(Ended::Now(connection)) => last = Some(connection),
-                // Nobody knows on which connection it was written, nor how far it has spread.
-                Ok(Ended::Before) => last = None,
-                Ok(Ended::Never) => continue,
-                // One that cannot be ended keeps no other alive; a server that is not there keeps all, and the ledger
-                // has them.
-                Err(error) => {
-                    let is_hopeless = matches!(error, StoreError::NotNow(_) | StoreError::Unavailable(_));
-                    failed.get_or_insert(error);
-                    if is_hopeless {
-                        break;
-                    }
-                    continue;
-                }
-            }
+        for batch in ids.chunks(REVOKE_BATCH) {
+            let deleted = self.delete_batch(batch, &mut failed).await;
             // The push says the same a moment later, and is what the bound rests on.
             if let Some(session) = &*lock(&self.session) {
-                session.forget(&id);
+                deleted.ids.iter().for_each(|id| session.forget(id));
             }
-            revoked.ids.push(id);
+            if !deleted.ids.is_empty() {
+                last = deleted.connection;
+            }
+            revoked.ids.extend(deleted.ids);
+            // A server that is not there keeps all, and the ledger has them.
+            if failed.as_ref().is_some_and(is_hopeless) {
+                break;
+            }
         }
         match failed {
             Some(error) if revoked.ids.is_empty() => return Err(error),
@@ -61,29 +55,49 @@ impl RedisStore {
         Ok(revoked)
     }
 
-    /// By the script, and if that cannot run by a plain deletion: a grant whose end cannot be recorded ends all the
-    /// same.
-    async fn revoke_one(&self, id: &GrantId, event: &str) -> Result<Ended, StoreError> {
-        let mut command = self.recorded(scripts::REVOKE, id, &[]);
-        command.arg(event);
-        let failure = match self.commands.run_apart::<(u64, String)>(&command, COMMAND).await {
-            Ok((connection, Answer { value: (deleted, unrecorded), was_repeated })) => {
-                if !unrecorded.is_empty() {
-                    tracing::error!(grant = %id, "revoked, but not recorded in the audit stream: {unrecorded}");
+    /// All at once, and also when the server is out of memory.
+    async fn delete(&self, ids: &[GrantId]) -> Result<Deleted, StoreError> {
+        let keys: Vec<String> = ids.iter().map(|id| self.keys.grant(id)).collect();
+        let mut command = redis::cmd("EVAL");
+        command.arg(scripts::REVOKE).arg(keys.len()).arg(&keys);
+        let (connection, Answer { value, was_repeated }) =
+            self.commands.run_apart::<Vec<u64>>(&command, COMMAND).await?;
+        // One that is gone may be so because of an attempt whose answer was lost. Then nobody knows on which connection
+        // it was written, nor how far it has spread.
+        let was_there = |(id, deleted): (&GrantId, u64)| (deleted > 0 || was_repeated).then(|| id.clone());
+        let ids = ids.iter().zip(value).filter_map(was_there).collect();
+        Ok(Deleted { ids, connection: (!was_repeated).then_some(connection) })
+    }
+
+    /// Together, or if that is refused one by one: in the middle of a cluster's move some are here and some are there.
+    /// One that cannot be ended keeps no other alive.
+    async fn delete_batch(&self, ids: &[GrantId], failed: &mut Option<StoreError>) -> Deleted {
+        match self.delete(ids).await {
+            Ok(deleted) => return deleted,
+            Err(StoreError::NotNow(_) | StoreError::Refused(_)) if ids.len() > 1 => {}
+            Err(error) => {
+                failed.get_or_insert(error);
+                return Deleted::default();
+            }
+        }
+        let mut all = Deleted::default();
+        for id in ids {
+            match self.delete(std::slice::from_ref(id)).await {
+                Ok(deleted) if deleted.ids.is_empty() => {}
+                Ok(deleted) => {
+                    all.ids.extend(deleted.ids);
+                    all.connection = deleted.connection;
                 }
-                return Ok(Ended::of(deleted, was_repeated, connection));
+                Err(error) => {
+                    let is_over = is_hopeless(&error);
+                    failed.get_or_insert(error);
+                    if is_over {
+                        break;
+                    }
+                }
             }
-            Err(failure) if failure.fault.is_unknown() || matches!(failure.fault, Fault::Unreachable(_)) => {
-                return Err(failure.into());
-            }
-            Err(failure) => failure,
-        };
-        let del = redis::cmd("DEL").arg(self.keys.grant(id)).take();
-        let deleted = self.commands.run_apart::<u64>(&del, COMMAND).await;
-        let (connection, answer) = deleted
-            .map_err(|last| Failure { may_be_done: last.may_be_done || failure.may_be_done, ..last })?;
-        tracing::error!(grant = %id, "revoked, but not recorded in the audit stream: {}", failure.fault);
-        Ok(Ended::of(answer.value, answer.was_repeated || failure.may_be_done, connection))
+        }
+        all
     }
 
     /// In a history of the server that is new, it may have lost what it acknowledged in the last. Read where the
@@ -96,8 +110,11 @@ impl RedisStore {
             for id in self.present(source, batch).await? {
                 tracing::warn!(grant = %id, "the server had lost this revocation; it is asked for again");
                 self.around.metrics.count_reapplied();
-                if let Err(error) = self.revoke_one(id, "grant.revoked_again").await {
-                    failed.get_or_insert(error);
+                match self.delete(std::slice::from_ref(id)).await {
+                    Ok(_) => self.note_reapplied(id).await,
+                    Err(error) => {
+                        failed.get_or_insert(error);
+                    }
                 }
             }
             if let Some(id) = self.present(source, batch).await?.first() {
@@ -105,6 +122,16 @@ impl RedisStore {
             }
         }
         failed.map_or(Ok(()), Err)
+    }
+
+    async fn note_reapplied(&self, id: &GrantId) {
+        let fields = [
+            ("id", uuid::Uuid::now_v7().to_string()),
+            ("type", "grant.revoked_again".to_owned()),
+            ("grant", id.to_string()),
+        ];
+        let event = fields.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+        self.note(&event).await;
     }
 
     async fn present<'i>(
@@ -119,28 +146,20 @@ impl RedisStore {
     }
 }
 
-/// What a revocation found.
-enum Ended {
-    /// It was there, and was deleted on this connection.
-    Now(Connection),
-    /// It is gone, and an attempt whose answer was lost may be why.
-    Before,
-    /// There was no such grant.
-    Never,
+/// What was ended, and where it was written if that is known.
+#[derive(Default)]
+struct Deleted {
+    ids: Vec<GrantId>,
+    connection: Option<Connection>,
 }
 
-impl Ended {
-    fn of(deleted: u64, was_repeated: bool, connection: Connection) -> Self {
-        match (deleted, was_repeated) {
-            (1.., _) => Self::Now(connection),
-            (0, true) => Self::Before,
-            (0, false) => Self::Never,
-        }
-    }
+/// Whether the next one would fare no better.
+const fn is_hopeless(error: &StoreError) -> bool {
+    matches!(error, StoreError::NotNow(_) | StoreError::Unavailable(_))
 }
 
 /// How many replicas have everything that was written on this connection.
-async fn wait(connection: &Connection, replicas: usize) -> usize {
+pub(super) async fn wait(connection: &Connection, replicas: usize) -> usize {
     let mut replicated = 0;
     for limit in WAITS {
         if replicated >= replicas {
