@@ -6,6 +6,8 @@ use crate::grant::GrantId;
 #[derive(Debug, Clone)]
 pub struct Keys {
     grant_prefix: String,
+    lock_prefix: String,
+    pattern: String,
     uses_prefix: String,
     once_prefix: String,
     heartbeat: String,
@@ -17,6 +19,9 @@ impl Keys {
     pub fn new(prefix: &str) -> Self {
         Self {
             grant_prefix: format!("{prefix}:grant:"),
+            lock_prefix: format!("{prefix}:lock:"),
+            // Both in one walk over the server's keys, and hardly anything else.
+            pattern: format!("{prefix}:[gl][ro]*"),
             uses_prefix: format!("{prefix}:used:"),
             once_prefix: format!("{prefix}:once:"),
             heartbeat: format!("{prefix}:hb"),
@@ -25,10 +30,23 @@ impl Keys {
         }
     }
 
-    /// What invalidations are asked for. Counters and the audit stream lie outside it, or every use would be pushed
-    /// to every sidecar.
+    /// What invalidations are asked for. Counters and the audit stream lie outside, or every use would be pushed to
+    /// every sidecar.
+    pub fn followed_prefixes(&self) -> [&str; 2] {
+        [&self.grant_prefix, &self.lock_prefix]
+    }
+
+    /// What keys are listed by. [`Self::is_followed`] has the last word.
+    pub fn pattern(&self) -> &str {
+        &self.pattern
+    }
+
     pub fn grant_prefix(&self) -> &str {
         &self.grant_prefix
+    }
+
+    pub fn lock_prefix(&self) -> &str {
+        &self.lock_prefix
     }
 
     pub fn grant(&self, id: &GrantId) -> String {
@@ -67,5 +85,12 @@ impl Keys {
 
     pub fn grant_id<'k>(&self, key: &'k str) -> Option<&'k str> {
         key.strip_prefix(&self.grant_prefix)
+    }
+    pub fn lock_id<'k>(&self, key: &'k str) -> Option<&'k str> {
+        key.strip_prefix(&self.lock_prefix)
+    }
+
+    pub fn is_followed(&self, key: &str) -> bool {
+        self.grant_id(key).or_else(|| self.lock_id(key)).is_some()
     }
 }
