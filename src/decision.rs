@@ -149,6 +149,11 @@ impl DenyReason {
         }
     }
 
+    /// Whether `--dry-run` lets it pass.
+    const fn is_for_trying_out(self) -> bool {
+        !self.is_unknown() && !matches!(self, Self::BadRequest | Self::Locked)
+    }
+
     /// Whether nobody could know the answer, as opposed to knowing that it is no.
     #[must_use]
     pub const fn is_unknown(self) -> bool {
@@ -222,11 +227,19 @@ pub enum Verdict {
     },
 }
 
+/// The lock that stands in the way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Barrier {
+    pub lock: String,
+    pub message: String,
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decision {
     pub verdict: Verdict,
     /// Policy's own `dynamic_metadata`.
     pub metadata: Vec<(String, Json)>,
+    pub barrier: Option<Barrier>,
 }
 
 impl Decision {
@@ -242,7 +255,13 @@ impl Decision {
         let body = format!("{{\"reason\":\"{}\",\"message\":{}}}\n", reason.code(), json_string(message));
         let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
         let http = DeniedHttp { status: reason.http_status(), headers, body };
-        Self { verdict: Verdict::Deny { reason, http: Some(http) }, metadata: Vec::new() }
+        Self { verdict: Verdict::Deny { reason, http: Some(http) }, metadata: Vec::new(), barrier: None }
+    }
+
+    #[must_use]
+    pub fn locked(lock: &str, message: &str) -> Self {
+        let barrier = Barrier { lock: lock.to_owned(), message: message.to_owned() };
+        Self { barrier: Some(barrier), ..Self::deny_with(DenyReason::Locked, message) }
     }
 
     #[must_use]
@@ -278,19 +297,20 @@ impl Decision {
         self
     }
 
-    /// What `--dry-run` makes of it: a denial that was decided passes, one that could not be decided stays.
+    /// What `--dry-run` makes of it: a denial that was decided passes; one that could not be decided stays, and so does
+    /// a lock, which somebody set so that nothing passes.
     #[must_use]
     pub fn into_dry_run(self) -> Self {
         match self.verdict {
-            Verdict::Deny { reason, .. } if !reason.is_unknown() && reason != DenyReason::BadRequest => {
+            Verdict::Deny { reason, .. } if reason.is_for_trying_out() => {
                 let verdict = Verdict::Allow {
                     reason: AllowReason::DryRun(reason),
                     mutations: Some(Mutations::default()),
                     basis: None,
                 };
-                Self { verdict, metadata: self.metadata }
+                Self { verdict, ..self }
             }
-            verdict => Self { verdict, metadata: self.metadata },
+            verdict => Self { verdict, ..self },
         }
     }
 }
@@ -327,7 +347,8 @@ mod tests {
     fn dry_run_passes_what_was_decided_and_nothing_else() {
         for reason in DenyReason::ALL {
             let passes = Decision::deny(reason).into_dry_run().is_allow();
-            assert_eq!(passes, reason.http_status() == 403, "{reason:?}");
+            let is_no = reason.http_status() == 403 && reason != DenyReason::Locked;
+            assert_eq!(passes, is_no, "{reason:?}");
         }
     }
 

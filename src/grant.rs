@@ -99,6 +99,8 @@ impl Lifetime {
 /// How a grant came about. Shown in answers and logs, never part of matching.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Provenance {
+    /// What was asked for. A lock on it takes the grant out of use.
+    pub entitlement: Option<Box<str>>,
     pub request: Option<Box<str>>,
     pub approved_by: Box<[Box<str>]>,
     pub ticket: Option<Box<str>>,

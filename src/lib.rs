@@ -3,7 +3,8 @@
 //! The map, in reading order. Each layer knows only those above it in this list, and faces do not know each other;
 //! a test reads the `use` lines and holds them to it.
 //!
-//! * domain: [`clock`], [`principal`], [`permission`], [`grant`], [`decision`], [`entitlement`]
+//! * domain: [`clock`], [`principal`], [`permission`], [`grant`], [`lock`], [`decision`], [`standing`],
+//!   [`entitlement`]
 //! * engines: [`replica`] (live grants in memory), [`metrics`], [`store`] (durable grants), [`policy`] (Rego),
 //!   [`bundle`] (policy from a server), [`audit`] (the decision log)
 //! * the desk: [`desk`] (who may ask, agree, extend and end, by the admission policy)
@@ -15,8 +16,10 @@ pub mod clock;
 pub mod decision;
 pub mod entitlement;
 pub mod grant;
+pub mod lock;
 pub mod permission;
 pub mod principal;
+pub mod standing;
 
 pub mod audit;
 pub mod bundle;

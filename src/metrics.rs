@@ -25,6 +25,7 @@ pub struct Metrics {
     evaluation_seconds: Histogram,
     cancelled: IntCounter,
     refused: IntCounterVec,
+    unreadable_locks: IntCounterVec,
     policy_loads: IntCounterVec,
     decision_log_lost: IntCounter,
     resyncs: IntCounter,
@@ -35,6 +36,7 @@ pub struct Metrics {
     store_concerns: IntGauge,
     clock_skew_seconds: Gauge,
     replica_grants: IntGauge,
+    replica_locks: IntGauge,
     replica_age_seconds: Gauge,
     replica_fresh: IntGauge,
     bundles: BundleGauges,
@@ -107,6 +109,11 @@ impl Metrics {
                 "Stored values that are no grants, by reason.",
                 &["reason"],
             )?,
+            unreadable_locks: counters(
+                "daypass_locks_unreadable_total",
+                "Stored locks that cannot be read, each of which locks everything, by reason.",
+                &["reason"],
+            )?,
             policy_loads: counters("daypass_policy_loads_total", "Policy loads, by result.", &["result"])?,
             decision_log_lost: counter(
                 "daypass_decision_log_lost_total",
@@ -139,6 +146,7 @@ impl Metrics {
                 "Between the store's clock and this machine's.",
             )?,
             replica_grants: IntGauge::new("daypass_replica_grants", "Grants in the replica.")?,
+            replica_locks: IntGauge::new("daypass_replica_locks", "Locks in the replica.")?,
             replica_age_seconds: Gauge::new(
                 "daypass_replica_age_seconds",
                 "Age of the replica; -1 before the first copy.",
@@ -146,12 +154,13 @@ impl Metrics {
             replica_fresh: IntGauge::new("daypass_replica_fresh", "1 while the replica may be used.")?,
             bundles: BundleGauges::new()?,
         };
-        let families: [Box<dyn Collector>; 18] = [
+        let families: [Box<dyn Collector>; 20] = [
             Box::new(metrics.checks.clone()),
             Box::new(metrics.check_seconds.clone()),
             Box::new(metrics.evaluation_seconds.clone()),
             Box::new(metrics.cancelled.clone()),
             Box::new(metrics.refused.clone()),
+            Box::new(metrics.unreadable_locks.clone()),
             Box::new(metrics.policy_loads.clone()),
             Box::new(metrics.decision_log_lost.clone()),
             Box::new(metrics.resyncs.clone()),
@@ -162,6 +171,7 @@ impl Metrics {
             Box::new(metrics.store_concerns.clone()),
             Box::new(metrics.clock_skew_seconds.clone()),
             Box::new(metrics.replica_grants.clone()),
+            Box::new(metrics.replica_locks.clone()),
             Box::new(metrics.replica_age_seconds.clone()),
             Box::new(metrics.replica_fresh.clone()),
             Box::new(prometheus::process_collector::ProcessCollector::for_self()),
@@ -172,6 +182,7 @@ impl Metrics {
         // A series that appears only with its first event cannot be alerted on.
         for refusal in Refusal::ALL {
             metrics.refused.with_label_values(&[refusal.code()]);
+            metrics.unreadable_locks.with_label_values(&[refusal.code()]);
         }
         for reason in DenyReason::ALL {
             metrics.checks.with_label_values(&["deny", reason.code()]);
@@ -191,6 +202,10 @@ impl Metrics {
 
     pub fn count_refused(&self, refusal: Refusal) {
         self.refused.with_label_values(&[refusal.code()]).inc();
+    }
+
+    pub fn count_unreadable_lock(&self, refusal: Refusal) {
+        self.unreadable_locks.with_label_values(&[refusal.code()]).inc();
     }
 
     pub fn count_policy_load(&self, succeeded: bool) {
@@ -244,6 +259,10 @@ impl Metrics {
         self.replica_grants.set(i64::try_from(grants).unwrap_or(i64::MAX));
         self.replica_age_seconds.set(age.map_or(-1.0, |age| age.as_secs_f64()));
         self.replica_fresh.set(is_fresh.into());
+    }
+
+    pub fn set_locks(&self, locks: usize) {
+        self.replica_locks.set(i64::try_from(locks).unwrap_or(i64::MAX));
     }
 
     /// Prometheus text format, version 0.0.4.

@@ -217,6 +217,7 @@ async fn readyz(State(ops): State<Ops>) -> Response {
 async fn render_metrics(State(ops): State<Ops>) -> Response {
     let freshness = ops.readiness.replica.freshness(ops.readiness.clock.now());
     ops.metrics.set_replica(ops.readiness.replica.len(), freshness.age(), freshness.is_fresh());
+    ops.metrics.set_locks(ops.readiness.replica.lock_count());
     for status in ops.readiness.policy.bundles() {
         let activated = status.last_successful_activation.map(Timestamp::as_second);
         ops.metrics.set_bundle(&status.name, activated, status.failures, status.error.is_some());

@@ -1,7 +1,9 @@
-//! The live copy of all active grants, by principal, and how far it can be trusted.
+//! The live copy of all active grants, by principal, and of the locks, and how far it can be trusted.
 //!
 //! Pure memory: no I/O, no clock of its own. A store feeds it, the check path reads it. It never answers from data
 //! whose age is unknown, and never hands out a grant that a writer has announced to have changed.
+
+mod locks;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;
@@ -15,6 +17,10 @@ use tokio::sync::Notify;
 use crate::clock::{BootTime, Now};
 use crate::grant::{Grant, GrantId};
 use crate::principal::{Caller, Principal};
+
+pub use locks::{Absence, MAX_LOCKS};
+
+use locks::Locks;
 
 /// How old the replica may be before it is no longer used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,8 +59,12 @@ impl Freshness {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("the replica holds its maximum of {0} grants (`max_grants`)")]
-pub struct ReplicaFull(pub usize);
+pub enum ReplicaFull {
+    #[error("the replica holds its maximum of {0} grants (`max_grants`)")]
+    Grants(usize),
+    #[error("there are more than {0} locks")]
+    Locks(usize),
+}
 
 /// How many grants there may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +88,7 @@ pub enum NoRoom {
 #[derive(Debug, Clone)]
 pub enum Lookup {
     Settled(Vec<Arc<Grant>>),
-    /// A grant of this caller changed and is being read again.
+    /// A grant of this caller changed, or a lock, and is being read again.
     Unsettled,
     /// One of the principals holds more grants than a check may look at. To look at some of them would be a guess.
     TooMany,
@@ -88,6 +98,8 @@ pub enum Lookup {
 pub struct Replica {
     /// A plain lock: readers hold it for a lookup of a few entries, writers for one change, nobody across an await.
     index: RwLock<Index>,
+    /// Likewise.
+    locks: Locks,
     /// Microseconds on the boot clock plus one; 0 is "never complete".
     fresh_at: AtomicU64,
     staleness: Staleness,
@@ -128,6 +140,7 @@ impl Replica {
     pub fn new(staleness: Staleness, limits: Limits) -> Self {
         Self {
             index: RwLock::default(),
+            locks: Locks::default(),
             fresh_at: AtomicU64::new(0),
             staleness,
             limits,
@@ -148,7 +161,7 @@ impl Replica {
                 index.insert(grant);
                 Ok(())
             } else {
-                Err(ReplicaFull(self.limits.grants))
+                Err(ReplicaFull::Grants(self.limits.grants))
             }
         };
         self.settled.notify_waiters();
@@ -170,7 +183,7 @@ impl Replica {
         }
     }
 
-    /// Forgets everything, also that it was ever complete. What there was.
+    /// Forgets all grants, also that it was ever complete. What there was. Locks stay: they take access, and give none.
     pub fn clear(&self) -> Vec<Arc<Grant>> {
         self.fresh_at.store(0, Ordering::Release);
         let mut index = self.write();
@@ -183,6 +196,7 @@ impl Replica {
 
     /// Begins a complete pass over the store.
     pub fn begin_pass(&self) {
+        self.locks.begin_pass();
         let mut index = self.write();
         index.pass = index.pass.wrapping_add(1);
     }
@@ -199,6 +213,7 @@ impl Replica {
 
     /// Drops what has ended. Expiry itself needs no sweep, memory does.
     pub fn sweep(&self, now: Now) {
+        self.locks.sweep(now);
         let ended: Vec<GrantId> = {
             let index = self.read();
             let slots = index.by_subject.values().flatten();
@@ -239,6 +254,9 @@ impl Replica {
     /// The active grants of all of a caller's principals.
     #[must_use]
     pub fn lookup(&self, caller: &Caller, now: Now) -> Lookup {
+        if self.is_lock_in_doubt() {
+            return Lookup::Unsettled;
+        }
         let mut active = Vec::new();
         let index = self.read();
         for principal in caller.principals() {
@@ -256,6 +274,17 @@ impl Replica {
             }
         }
         Lookup::Settled(active)
+    }
+
+    /// All of a caller's grants that have not ended, also those that have not begun; of one principal no more than a
+    /// check may look at. For people: nothing is decided on it.
+    #[must_use]
+    pub fn held(&self, caller: &Caller, now: Now) -> Vec<Arc<Grant>> {
+        let index = self.read();
+        let of = |principal| index.by_subject.get(principal).map(Vec::as_slice).unwrap_or_default();
+        let lists = caller.principals().iter().map(of);
+        let slots = lists.flat_map(|slots| slots.iter().take(self.limits.grants_per_principal));
+        slots.filter(|slot| !slot.grant.lifetime.has_ended(now)).map(|slot| Arc::clone(&slot.grant)).collect()
     }
 
     /// Waits until a change was read in, then looks again. The caller bounds the wait.
@@ -482,6 +511,6 @@ mod tests {
         let replica = replica(Staleness::Local, 1);
         replica.insert(grant("a", "user:alice", 10_000)).unwrap();
         replica.insert(grant("a", "user:alice", 20_000)).unwrap();
-        assert_eq!(replica.insert(grant("b", "user:alice", 10_000)), Err(ReplicaFull(1)));
+        assert_eq!(replica.insert(grant("b", "user:alice", 10_000)), Err(ReplicaFull::Grants(1)));
     }
 }

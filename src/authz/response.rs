@@ -171,6 +171,9 @@ fn metadata(decision: &Decision, context: Context<'_>) -> Option<Struct> {
     if let Verdict::Allow { reason: AllowReason::DryRun(reason), .. } = decision.verdict {
         set("would_deny", text(reason.code()));
     }
+    if let Some(barrier) = &decision.barrier {
+        set("lock", text(&barrier.lock));
+    }
     if let Some(basis) = decision.basis() {
         set("grant", text(&basis.grants.join(",")));
         set("expires_at", text(&basis.expires_at.to_string()));
@@ -263,7 +266,7 @@ mod tests {
             Mutations { headers: vec![(STREAM_DURATION.into(), "999999999".into())], ..Mutations::default() };
         let verdict =
             Verdict::Allow { reason: AllowReason::Grant, mutations: Some(mutations), basis: Some(basis) };
-        let decision = Decision { verdict, metadata: vec![("grant".into(), Json::String("forged".into()))] };
+        let decision = Decision { verdict, metadata: vec![("grant".into(), Json::String("forged".into()))], barrier: None };
         let response = render(decision, context(limits(lease)));
         assert_eq!(response.dynamic_metadata.unwrap().fields["grant"], text("g"));
         let Some(HttpResponse::OkResponse(ok)) = response.http_response else { panic!("not an allow") };

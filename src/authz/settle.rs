@@ -19,6 +19,15 @@ pub struct Known<'a> {
     pub active: &'a [Arc<Grant>],
     pub covering: &'a [&'a Arc<Grant>],
     pub is_fresh: bool,
+    pub locks: Standing<'a>,
+}
+
+/// The locks in the way of one request. None of them is on the caller: that one is not asked about.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Standing<'a> {
+    pub on_everything: Option<&'a Lock>,
+    /// Took a grant that covers the request out of `active`.
+    pub on_covering: Option<&'a Lock>,
 }
 
 /// A decision, and the use-limited grants of which one use each must be taken before it stands.
@@ -32,15 +41,22 @@ pub struct Settled {
 pub fn settle(ruling: Ruling, grants_key: GrantsKey, known: Known<'_>, now: Now) -> Settled {
     let Ruling { outcome, metadata, grants } = ruling;
     let mutations = match outcome {
+        Outcome::Deny { .. } if known.locks.any().is_some() => return locked(known.locks.any()),
         // A policy that could not see the grants may have denied for want of them.
         Outcome::Deny { .. } if !known.is_fresh => return denied(Decision::deny(DenyReason::Stale)),
         Outcome::Deny { http, reason } => {
-            return denied(Decision { verdict: Verdict::Deny { reason, http }, metadata });
+            let verdict = Verdict::Deny { reason, http };
+            return denied(Decision { verdict, metadata, barrier: None });
         }
         Outcome::Allow(mutations) => mutations,
     };
-    // Only a decision that says it rests on nothing can stand without knowing the grants.
-    if !known.is_fresh && grants.as_deref() != Some(&[]) {
+    // Only a decision that says it rests on nothing can stand against a lock on everything, or without knowing the
+    // grants.
+    let rests_on_nothing = grants.as_deref() == Some(&[]);
+    if known.locks.on_everything.is_some() && !rests_on_nothing {
+        return locked(known.locks.on_everything);
+    }
+    if !known.is_fresh && !rests_on_nothing {
         return denied(Decision::deny(DenyReason::Stale));
     }
     let Ok(basis) = rests_on(grants.as_deref(), grants_key, known) else {
@@ -48,7 +64,7 @@ pub fn settle(ruling: Ruling, grants_key: GrantsKey, known: Known<'_>, now: Now)
     };
     let Some(remaining) = basis.iter().map(|grant| grant.lifetime.remaining(now)).min() else {
         let verdict = Verdict::Allow { reason: AllowReason::Policy, mutations, basis: None };
-        return denied(Decision { verdict, metadata });
+        return denied(Decision { verdict, metadata, barrier: None });
     };
     if remaining < MIN_REMAINING {
         return denied(Decision::deny(DenyReason::GrantEnding));
@@ -58,7 +74,7 @@ pub fn settle(ruling: Ruling, grants_key: GrantsKey, known: Known<'_>, now: Now)
     let limited = basis.iter().filter_map(limited).collect();
     let basis = describe(basis, remaining, now);
     let verdict = Verdict::Allow { reason: AllowReason::Grant, mutations, basis };
-    Settled { decision: Decision { verdict, metadata }, limited }
+    Settled { decision: Decision { verdict, metadata, barrier: None }, limited }
 }
 
 fn denied(decision: Decision) -> Settled {

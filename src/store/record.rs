@@ -1,5 +1,7 @@
 //! The grant as JSON: the key contract, version 1. Anybody may write it, so everything about it is checked.
 
+mod lock;
+
 use std::num::NonZeroU64;
 use std::time::Duration;
 
@@ -10,6 +12,8 @@ use serde_json::{Map, Value};
 use crate::clock::Now;
 use crate::grant::{Grant, GrantId, Lifetime, Provenance, Refusal};
 use crate::permission::{Cidr, Permission, PermissionLists};
+
+pub use lock::{LockRecord, decode_lock, read_lock};
 
 /// The only version there is.
 pub const VERSION: u64 = 1;
@@ -190,6 +194,7 @@ impl GrantRecord {
         };
         let source_cidrs = ranges.iter().map(|range| range.parse::<Cidr>()).collect::<Result<_, _>>();
         let provenance = Provenance {
+            entitlement: self.entitlement.map(Into::into),
             request: self.request.map(Into::into),
             approved_by: self.approved_by.to_vec().into_iter().map(Into::into).collect(),
             ticket: self.ticket.map(Into::into),
@@ -246,6 +251,7 @@ mod tests {
         assert_eq!(grant.lifetime.remaining(NOW), Duration::from_secs(1800));
         assert_eq!(grant.max_uses, NonZeroU64::new(3));
         let provenance = grant.provenance.unwrap();
+        assert_eq!(provenance.entitlement.as_deref(), Some("e"));
         assert_eq!(provenance.approved_by.first().map(|name| &**name), Some("user:bob"));
         assert!(provenance.break_glass);
         assert!(read(r#"{"v":1,"subject":"user:a","approved_by":["x","y"]}"#).is_ok());

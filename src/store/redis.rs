@@ -156,7 +156,7 @@ impl RedisStore {
             let mut listing = Listing::of(&source);
             let mut keys = Vec::new();
             while let Some(portion) = listing.next(&mut source, &self.keys).await? {
-                keys.extend(portion);
+                keys.extend(portion.into_iter().filter(|key| self.keys.grant_id(key).is_some()));
             }
             // SCAN may give a key twice.
             keys.sort();

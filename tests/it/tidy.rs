@@ -30,14 +30,16 @@ fn module(file: &str) -> &str {
     file.split(['/', '.']).next().unwrap()
 }
 
-const DOMAIN: [&str; 5] = ["clock", "decision", "grant", "permission", "principal"];
+const DOMAIN: [&str; 7] =
+    ["clock", "decision", "grant", "lock", "permission", "principal", "standing"];
 
 /// Modules of this crate that each may import, beside itself. Whoever is missing here may import everything.
 fn allowed(module: &str) -> Option<Vec<&'static str>> {
     let with = |more: &[&'static str]| Some([&DOMAIN[..], more].concat());
     match module {
-        "clock" | "principal" | "permission" | "decision" => Some(vec![]),
+        "clock" | "principal" | "permission" | "decision" | "standing" => Some(vec![]),
         "grant" => Some(vec!["clock", "permission", "principal"]),
+        "lock" => Some(vec!["clock", "grant", "principal"]),
         "replica" | "metrics" => with(&[]),
         "policy" => with(&["replica"]),
         "audit" => with(&["metrics"]),

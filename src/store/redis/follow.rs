@@ -99,6 +99,7 @@ async fn run(store: &Arc<RedisStore>, lessons: &mut Lessons) -> (Result<Infallib
     if matches!(end, Err(SessionEnd::Full(_))) {
         // What is left of an earlier copy would take the room that the next one needs.
         store.around.replica.clear();
+        store.around.replica.forget_locks_of(opened.session.history());
     }
     let asked = opened.owner.node.clone();
     (end.map_err(|end| learn(end, Some(&asked), lessons)), opened.session.is_synced())
@@ -156,7 +157,7 @@ async fn open(
     let _ = cell.set(Arc::clone(&session));
     let started = store.around.clock.now();
     for connection in std::iter::once(&owner).chain(&target) {
-        let tracked = soon(track(&mut connection.link(), store.keys.grant_prefix())).await;
+        let tracked = soon(track(&mut connection.link(), store.keys.followed_prefixes())).await;
         tracked.inspect_err(|_| session.close())?;
     }
     Ok(Opened { session, owner, target, slot: place.slot, started })
@@ -203,8 +204,8 @@ async fn soon<T>(answer: impl Future<Output = Result<T, Fault>>) -> Result<T, Fa
     timeout(GREETING_TIMEOUT, answer).await.map_err(|_| Fault::TimedOut)?
 }
 
-async fn track(link: &mut MultiplexedConnection, prefix: &str) -> Result<(), Fault> {
-    let tracking = ["TRACKING", "ON", "BCAST", "PREFIX", prefix];
+async fn track(link: &mut MultiplexedConnection, [grants, locks]: [&str; 2]) -> Result<(), Fault> {
+    let tracking = ["TRACKING", "ON", "BCAST", "PREFIX", grants, "PREFIX", locks];
     let answer: redis::RedisResult<()> = redis::cmd("CLIENT").arg(&tracking).query_async(link).await;
     answer.map_err(|error| match Fault::from(error) {
         Fault::Other(text) => Fault::Unfit(format!(
@@ -237,9 +238,9 @@ async fn hold(
         session.sync(&mut source).await?;
         confirm(*started);
         store.around.replica.set_trouble(None);
-        let grants = store.around.replica.len();
+        let (grants, locks) = (store.around.replica.len(), store.around.replica.lock_count());
         let took = store.around.clock.now().boot.since(started.boot);
-        tracing::info!(store = %store.config.url, server = %owner.node, grants, ?took, "in step with the store");
+        tracing::info!(store = %store.config.url, server = %owner.node, grants, locks, ?took, "in step with the store");
         loop {
             session.apply(&mut source, changes.recv().await, &mut changes).await?.map(confirm);
         }

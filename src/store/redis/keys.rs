@@ -8,6 +8,8 @@ use crate::store::journal::{Index, Row, Table};
 pub struct Keys {
     prefix: String,
     grant_prefix: String,
+    lock_prefix: String,
+    pattern: String,
     uses_prefix: String,
     once_prefix: String,
     heartbeat: String,
@@ -21,6 +23,9 @@ impl Keys {
         Self {
             prefix: prefix.to_owned(),
             grant_prefix: format!("{prefix}:{}:", Table::Grants.as_str()),
+            lock_prefix: format!("{prefix}:{}:", Table::Locks.as_str()),
+            // Both in one walk over the server's keys, and hardly anything else.
+            pattern: format!("{prefix}:[gl][ro]*"),
             uses_prefix: format!("{prefix}:used:"),
             once_prefix: format!("{prefix}:once:"),
             heartbeat: format!("{prefix}:hb"),
@@ -32,8 +37,21 @@ impl Keys {
 
     /// What invalidations are asked for. Counters and the journal lie outside it, or every use and every event would
     /// be pushed to every sidecar.
+    pub fn followed_prefixes(&self) -> [&str; 2] {
+        [&self.grant_prefix, &self.lock_prefix]
+    }
+
+    /// What keys are listed by. [`Self::is_followed`] has the last word.
+    pub fn pattern(&self) -> &str {
+        &self.pattern
+    }
+
     pub fn grant_prefix(&self) -> &str {
         &self.grant_prefix
+    }
+
+    pub fn lock_prefix(&self) -> &str {
+        &self.lock_prefix
     }
 
     pub fn grant(&self, id: &GrantId) -> String {
@@ -100,5 +118,12 @@ impl Keys {
 
     pub fn grant_id<'k>(&self, key: &'k str) -> Option<&'k str> {
         key.strip_prefix(&self.grant_prefix)
+    }
+    pub fn lock_id<'k>(&self, key: &'k str) -> Option<&'k str> {
+        key.strip_prefix(&self.lock_prefix)
+    }
+
+    pub fn is_followed(&self, key: &str) -> bool {
+        self.grant_id(key).or_else(|| self.lock_id(key)).is_some()
     }
 }

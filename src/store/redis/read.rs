@@ -1,4 +1,5 @@
-//! Reading grants: which keys there are, and what they hold, with nothing that one bad key could spoil for others.
+//! Reading grants and locks: which keys there are, and what they hold, with nothing that one bad key could spoil for
+//! others.
 
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, RedisResult, Value};
@@ -33,7 +34,10 @@ pub struct Target {
 pub enum ReadValue {
     Absent,
     Present { bytes: Vec<u8>, ttl: Ttl },
-    Refused(Refusal),
+    Refused {
+        refusal: Refusal,
+        ttl: Ttl,
+    },
 }
 
 impl Target {
@@ -72,7 +76,7 @@ impl Source {
     }
 }
 
-/// A walk over all grant keys, in portions. Keys may come twice; one that is there throughout comes at least once.
+/// A walk over all keys of grants and locks, in portions. Keys may come twice; one that is there throughout comes at least once.
 /// In a cluster a server is asked for its keys of our slot, which are just ours; elsewhere it walks over all it has.
 pub struct Listing(Step);
 
@@ -115,9 +119,9 @@ async fn scan(
     keys: &Keys,
 ) -> Result<(u64, Vec<String>), Fault> {
     let mut scan = redis::cmd("SCAN");
-    scan.arg(cursor).arg("MATCH").arg(format!("{}*", keys.grant_prefix())).arg("COUNT").arg(SCAN_COUNT);
+    scan.arg(cursor).arg("MATCH").arg(keys.pattern()).arg("COUNT").arg(SCAN_COUNT);
     let (next, found): (u64, Vec<Vec<u8>>) = scan.query_async(server).await?;
-    Ok((next, found.iter().map(|key| text(key)).collect()))
+    Ok((next, found.iter().map(|key| text(key)).filter(|key| keys.is_followed(key)).collect()))
 }
 
 async fn keys_in_slot(
@@ -129,7 +133,7 @@ async fn keys_in_slot(
     let mut list = redis::cmd("CLUSTER");
     list.arg("GETKEYSINSLOT").arg(slot).arg(i32::MAX);
     let found: Vec<Vec<u8>> = list.query_async(server).await?;
-    Ok(found.iter().map(|key| text(key)).filter(|key| keys.grant_id(key).is_some()).collect())
+    Ok(found.iter().map(|key| text(key)).filter(|key| keys.is_followed(key)).collect())
 }
 
 /// A key that is not text has no valid id; replacing its bytes keeps it invalid.
@@ -186,15 +190,25 @@ async fn read_at<K: AsRef<str>>(
 
 fn read_value(value: RedisResult<Value>, ttl: RedisResult<Value>) -> Result<ReadValue, Fault> {
     let ttl: i64 = redis::from_redis_value(ttl?).map_err(|error| Fault::Other(error.to_string()))?;
-    let bytes = match value {
-        Ok(Value::BulkString(bytes)) => bytes,
-        Ok(_) => return Ok(ReadValue::Refused(Refusal::WrongType)),
-        Err(error) if error.code() == Some("WRONGTYPE") => return Ok(ReadValue::Refused(Refusal::WrongType)),
-        Err(error) => return Err(error.into()),
+    let ttl = match u64::try_from(ttl) {
+        Ok(millis) => Ttl::Left(std::time::Duration::from_millis(millis)),
+        Err(_) if ttl == -1 => Ttl::None,
+        Err(_) => return absent(value),
     };
-    Ok(match u64::try_from(ttl) {
-        Ok(millis) => ReadValue::Present { bytes, ttl: Ttl::Left(std::time::Duration::from_millis(millis)) },
-        Err(_) if ttl == -1 => ReadValue::Present { bytes, ttl: Ttl::None },
-        Err(_) => ReadValue::Absent,
-    })
+    match value {
+        Ok(Value::BulkString(bytes)) => Ok(ReadValue::Present { bytes, ttl }),
+        Ok(_) => Ok(ReadValue::Refused { refusal: Refusal::WrongType, ttl }),
+        Err(error) if error.code() == Some("WRONGTYPE") => {
+            Ok(ReadValue::Refused { refusal: Refusal::WrongType, ttl })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The key is not there, or went between the two commands.
+fn absent(value: RedisResult<Value>) -> Result<ReadValue, Fault> {
+    match value {
+        Err(error) if error.code() != Some("WRONGTYPE") => Err(error.into()),
+        _ => Ok(ReadValue::Absent),
+    }
 }

@@ -4,7 +4,8 @@
 //! invalidations. `CLIENT TRACKING ... BCAST` comes first, then a complete pass over the keys; so whatever changes
 //! during the pass is announced. Four rules make it exact:
 //!
-//! * A push makes the grant suspect at once, and it is read again. Nobody is decided on it in between.
+//! * A push makes the grant suspect at once, and it is read again. Nobody is decided on it in between. After the push
+//!   for a lock nobody is decided on at all until it was read.
 //! * A reply counts only if no push came for its key since the read was registered. The library hands replies over in
 //!   another task than pushes, so their order is lost; the token that a push takes away restores it.
 //! * The heartbeat is a keyed read on the same connection. Its answer proves that everything acknowledged before it
@@ -13,6 +14,8 @@
 //!
 //! While a cluster moves the slot there are two connections: pushes come on both, reads go to the owner first and to
 //! the other for what the owner no longer has, and freshness needs the answer of both.
+
+mod locks;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -187,8 +190,18 @@ impl Session {
             return Change::Closed;
         }
         for key in keys {
-            let Some(id) = self.keys.grant_id(&key) else { continue };
-            self.around.replica.suspect(id);
+            if self.is_misnamed_lock(&key) {
+                self.suspect_misnamed(&key);
+                changed.push(key);
+                continue;
+            }
+            if let Some(id) = self.keys.lock_id(&key) {
+                self.around.replica.suspect_lock(id);
+            } else if let Some(id) = self.keys.grant_id(&key) {
+                self.around.replica.suspect(id);
+            } else {
+                continue;
+            }
             tokens.insert(key.clone(), self.token());
             changed.push(key);
         }
@@ -246,6 +259,10 @@ impl Session {
                 Err(mpsc::error::TryRecvError::Disconnected) => return Err(SessionEnd::Closed),
             }
         }
+        // A key that cannot be read by its name is seen by a list alone.
+        let before = keys.len();
+        keys.retain(|key| !self.is_misnamed_lock(key));
+        needs_sync |= keys.len() < before;
         let copied = needs_sync.then(|| self.around.clock.now());
         if copied.is_some() {
             self.sync(source).await?;
@@ -274,6 +291,7 @@ impl Session {
                 .around
                 .replica
                 .end_pass(|id| tokens.contains_key(&format!("{}{id}", self.keys.grant_prefix())));
+            self.end_lock_pass(|id| tokens.contains_key(&format!("{}{id}", self.keys.lock_prefix())));
             self.is_synced.store(true, Ordering::Release);
             unseen
         };
@@ -284,12 +302,13 @@ impl Session {
 
     async fn read_in(&self, source: &mut Source, keys: &[String]) -> Result<(), SessionEnd> {
         // A key that cannot be a grant's is not worth a read, and one that is not text could not be read by name.
-        let is_grant =
-            |key: &&String| self.keys.grant_id(key).is_some_and(|id| id.parse::<GrantId>().is_ok());
-        let (keys, others): (Vec<&String>, Vec<&String>) = keys.iter().partition(is_grant);
+        let is_readable = |key: &&String| {
+            let id = self.keys.grant_id(key).or_else(|| self.keys.lock_id(key));
+            id.is_some_and(|id| id.parse::<GrantId>().is_ok())
+        };
+        let (keys, others): (Vec<&String>, Vec<&String>) = keys.iter().partition(is_readable);
         for key in others {
-            self.tokens().remove(key);
-            self.refuse(self.keys.grant_id(key).unwrap_or_default(), Refusal::BadId);
+            self.take_in_misnamed(key)?;
         }
         let mut rest = keys.as_slice();
         while !rest.is_empty() {
@@ -307,7 +326,7 @@ impl Session {
     fn adapt_batch(&self, values: &[ReadValue]) {
         let size = |value: &ReadValue| match value {
             ReadValue::Present { bytes, .. } => bytes.len(),
-            _ => 0,
+            ReadValue::Absent | ReadValue::Refused { .. } => 0,
         };
         let average = values.iter().map(size).sum::<usize>() / values.len().max(1);
         let fitting = (BATCH_BYTES / average.max(1)).clamp(1, BATCH);
@@ -352,10 +371,13 @@ impl Session {
         value: ReadValue,
         read_at: impl Fn(Ttl) -> ReadAt,
     ) -> Result<(), ReplicaFull> {
+        if let Some(id) = self.keys.lock_id(key) {
+            return self.take_in_lock(id, key, value);
+        }
         let Some(id) = self.keys.grant_id(key) else { return Ok(()) };
         let refusal = match value {
             ReadValue::Absent => None,
-            ReadValue::Refused(refusal) => Some(refusal),
+            ReadValue::Refused { refusal, .. } => Some(refusal),
             ReadValue::Present { bytes, ttl } => {
                 match record::decode(id, &bytes, read_at(ttl), self.around.max_ttl) {
                     Ok(grant) if self.admits(&grant) => return self.replace(grant),
