@@ -19,7 +19,6 @@ mod persist;
 mod poll;
 mod signature;
 mod status;
-mod tls;
 
 use std::sync::Arc;
 

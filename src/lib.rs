@@ -5,6 +5,7 @@
 //!
 //! * domain: [`clock`], [`principal`], [`permission`], [`grant`], [`lock`], [`decision`], [`standing`],
 //!   [`entitlement`]
+//! * tools: [`jws`] (signed tokens and their keys), [`fetch`] (one answer of an HTTP server)
 //! * engines: [`replica`] (live grants in memory), [`metrics`], [`store`] (durable grants), [`policy`] (Rego),
 //!   [`bundle`] (policy from a server), [`audit`] (the decision log)
 //! * the desk: [`desk`] (who may ask, agree, extend and end, by the admission policy)
@@ -20,6 +21,9 @@ pub mod lock;
 pub mod permission;
 pub mod principal;
 pub mod standing;
+
+pub mod fetch;
+pub mod jws;
 
 pub mod audit;
 pub mod bundle;

@@ -20,7 +20,7 @@ use super::pattern::Pattern;
 use super::signature::Verification;
 use fields::{Fields, Problems, named};
 
-pub use super::tls::{ClientCertificate, Tls};
+pub use crate::fetch::tls::{ClientCertificate, Tls};
 
 /// Delays of OPA where none are configured.
 const DEFAULT_MIN_DELAY: Duration = Duration::from_secs(60);

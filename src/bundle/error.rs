@@ -5,6 +5,8 @@ use std::time::Duration;
 use http::StatusCode;
 use thiserror::Error;
 
+use crate::fetch::FetchError;
+
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum BundleError {
     #[error("the server cannot be reached: {0}")]
@@ -39,6 +41,19 @@ pub enum BundleError {
     /// A token, key or certificate that the configuration names, or the bundle itself.
     #[error("{0}")]
     File(String),
+}
+
+impl From<FetchError> for BundleError {
+    fn from(error: FetchError) -> Self {
+        match error {
+            FetchError::Unreachable(reason) => Self::Unreachable(reason),
+            FetchError::NotAUrl(_) => Self::Redirect(error.to_string()),
+            FetchError::TimedOut { what, limit } => Self::TimedOut { what, limit },
+            FetchError::CutOff(reason) => Self::CutOff(reason),
+            FetchError::TooLarge(_) => Self::TooLarge(error.to_string()),
+            FetchError::File(reason) => Self::File(reason),
+        }
+    }
 }
 
 impl BundleError {

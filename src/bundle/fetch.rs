@@ -1,35 +1,24 @@
 //! One request for a bundle, as OPA makes it: conditional, with a preference, redirected at most so often, and within
 //! limits of time and size. Secrets go to the configured server and to no other.
 
-use std::error::Error as _;
 use std::time::Duration;
 
 use http::header::{
-    AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH,
-    LOCATION, USER_AGENT,
+    AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, LOCATION,
 };
-use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Empty};
-use hyper::body::{Body, Buf, Incoming};
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::{Client, Error};
-use hyper_util::rt::TokioExecutor;
-use tokio::time::{Instant, timeout, timeout_at};
+use http::{Response, StatusCode};
+use tokio::time::timeout;
 use url::Url;
 
 use super::BundleError;
 use super::config::{Credentials, Service, Token};
+use crate::fetch::{self, FetchError, Incoming};
 
 /// As Go's client, and so OPA's.
 const MAX_REDIRECTS: usize = 10;
-/// Silence within a body, after which nothing more is expected of it.
-const BODY_IDLE_LIMIT: Duration = Duration::from_secs(30);
-/// One body, however steadily it drips.
-const BODY_LIMIT: Duration = Duration::from_secs(600);
 /// OPA takes this as a server's word that it can wait for news.
 const LONG_POLL_TYPE: &str = "application/vnd.openpolicyagent.bundles";
 const PREFER: HeaderName = HeaderName::from_static("prefer");
-const PRODUCT: &str = concat!("daypass/", env!("CARGO_PKG_VERSION"));
 
 /// What to ask for.
 #[derive(Debug, Clone, Copy)]
@@ -73,7 +62,12 @@ pub async fn fetch(query: Query<'_>) -> Result<Answer, BundleError> {
         StatusCode::OK => {
             let (etag, content_type) = (header(ETAG).filter(|etag| !etag.is_empty()), header(CONTENT_TYPE));
             let can_wait = content_type.as_deref() == Some(LONG_POLL_TYPE);
-            let archive = body(response, query.size_limit).await?;
+            let archive = fetch::body(response, query.size_limit).await.map_err(|error| match error {
+                FetchError::TooLarge(limit) => {
+                    BundleError::TooLarge(format!("the archive exceeds size_limit_bytes, which is {limit}"))
+                }
+                error => error.into(),
+            })?;
             Ok(Answer::Bundle(Download { archive, etag, can_wait, content_type }))
         }
         // Only an answer to a question that was asked.
@@ -112,31 +106,11 @@ async fn follow(query: Query<'_>) -> Result<Response<Incoming>, BundleError> {
 async fn send(query: Query<'_>, url: &Url, is_home: bool) -> Result<Response<Incoming>, BundleError> {
     let headers = headers(query, is_home).await?;
     let tls = if is_home { query.service.tls.clone() } else { query.service.tls.anonymous() };
-    let config = tokio::task::spawn_blocking(move || tls.client_config())
-        .await
-        .map_err(|error| BundleError::File(error.to_string()))??;
-    let mut connector = HttpConnector::new();
-    connector.enforce_http(false);
-    let connector = hyper_rustls::HttpsConnectorBuilder::new()
-        .with_tls_config(config)
-        .https_or_http()
-        .enable_http1()
-        .enable_http2()
-        .wrap_connector(connector);
-    // One request each: the next may come an hour later, and with other certificates.
-    let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
-    let mut address = url.clone();
-    address.set_fragment(None);
-    let mut request = Request::get(address.as_str())
-        .body(Empty::<&'static [u8]>::new())
-        .map_err(|error| BundleError::Redirect(format!("not a URL to ask: {error}")))?;
-    *request.headers_mut() = headers;
-    client.request(request).await.map_err(|error| unreachable(&error))
+    Ok(fetch::get(url, headers, tls).await?)
 }
 
 async fn headers(query: Query<'_>, is_home: bool) -> Result<HeaderMap, BundleError> {
     let mut headers = HeaderMap::new();
-    headers.insert(USER_AGENT, HeaderValue::from_static(PRODUCT));
     if is_home {
         for (name, value) in &query.service.headers {
             headers.insert(name, value.clone());
@@ -174,85 +148,4 @@ async fn authorization(credentials: &Credentials) -> Result<Option<HeaderValue>,
         .map_err(|_| BundleError::File("the token has characters that no header may have".to_owned()))?;
     value.set_sensitive(true);
     Ok(Some(value))
-}
-
-/// The library's own text is "client error (Connect)"; what helps is at the bottom.
-fn unreachable(error: &Error) -> BundleError {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = error.to_string();
-        source = error.source();
-    }
-    BundleError::Unreachable(text)
-}
-
-async fn body<B>(response: Response<B>, limit: u64) -> Result<Vec<u8>, BundleError>
-where
-    B: Body<Error: std::fmt::Display> + Unpin,
-{
-    let too_large =
-        || BundleError::TooLarge(format!("the archive exceeds size_limit_bytes, which is {limit}"));
-    let announced = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-    if announced.and_then(|text| text.parse::<u64>().ok()).is_some_and(|announced| announced > limit) {
-        return Err(too_large());
-    }
-    let end = Instant::now() + BODY_LIMIT;
-    let mut body = response.into_body();
-    let mut bytes = Vec::new();
-    loop {
-        let idle_end = (Instant::now() + BODY_IDLE_LIMIT).min(end);
-        let frame = timeout_at(idle_end, body.frame()).await.map_err(|_| {
-            let is_whole = Instant::now() >= end;
-            let (what, limit) = if is_whole {
-                ("the body", BODY_LIMIT)
-            } else {
-                ("the next part of the body", BODY_IDLE_LIMIT)
-            };
-            BundleError::TimedOut { what, limit }
-        })?;
-        let Some(frame) = frame else { return Ok(bytes) };
-        let frame = frame.map_err(|error| BundleError::CutOff(error.to_string()))?;
-        let Ok(mut data) = frame.into_data() else { continue };
-        if bytes.len() as u64 + data.remaining() as u64 > limit {
-            return Err(too_large());
-        }
-        while data.has_remaining() {
-            let part = data.chunk();
-            bytes.extend_from_slice(part);
-            let length = part.len();
-            data.advance(length);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::convert::Infallible;
-
-    use http_body_util::StreamBody;
-    use hyper::body::Frame;
-    use tokio_stream::StreamExt;
-
-    use super::*;
-
-    /// Bytes that come one by one, so far apart, and never end.
-    async fn dripping(pause: Duration, limit: u64) -> BundleError {
-        let drops =
-            tokio_stream::iter(std::iter::repeat_with(|| Ok::<_, Infallible>(Frame::data(&b"x"[..]))));
-        let drops = Box::pin(drops.throttle(pause));
-        body(Response::new(StreamBody::new(drops)), limit).await.unwrap_err()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn bodies_have_limits_of_time_and_size() {
-        let silent = dripping(Duration::from_secs(3600), 1000).await;
-        assert_eq!(
-            silent,
-            BundleError::TimedOut { what: "the next part of the body", limit: BODY_IDLE_LIMIT }
-        );
-        let slow = dripping(Duration::from_secs(20), 1000).await;
-        assert_eq!(slow, BundleError::TimedOut { what: "the body", limit: BODY_LIMIT });
-        assert_eq!(dripping(Duration::from_secs(20), 10).await.code(), "too_large");
-    }
 }

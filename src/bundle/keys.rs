@@ -4,7 +4,7 @@
 use data_encoding::BASE64;
 use ring::{hmac, signature};
 
-use super::tls;
+use crate::fetch::tls;
 
 /// RFC 7518, section 3.1. P-521 is not in the library that does the arithmetic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

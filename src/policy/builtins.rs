@@ -14,7 +14,6 @@ mod graph;
 mod graphql;
 mod json;
 mod jsonschema;
-pub mod jws;
 mod jwt;
 mod marshal;
 mod net;

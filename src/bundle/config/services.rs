@@ -11,7 +11,7 @@ use url::Url;
 
 use super::fields::{Fields, Problems, named};
 use super::{Credentials, Secret, Service, Token};
-use crate::bundle::tls::{ClientCertificate, Tls};
+use crate::fetch::tls::{ClientCertificate, Tls};
 
 /// As OPA.
 const DEFAULT_HEADER_TIMEOUT: Duration = Duration::from_secs(10);

@@ -8,9 +8,9 @@ mod sign;
 
 use regorus::Value;
 
-use super::jws::compact::Compact;
-use super::jws::{self, Algorithm, Hash, Key, base64};
 use super::{Builtin, Fault, Outcome, binary, ternary, text, unary};
+use crate::jws::compact::Compact;
+use crate::jws::{self, Algorithm, Hash, Key, base64};
 use crate::policy::json;
 use header::Header;
 

@@ -7,8 +7,8 @@ use regorus::Value;
 use regorus::value::Object;
 
 use super::super::Fault;
-use super::super::jws::jwk::Jwk;
-use super::super::jws::{self, Key, KeySet};
+use crate::jws::jwk::Jwk;
+use crate::jws::{self, Key, KeySet};
 
 pub struct Constraints {
     keys: KeySet,

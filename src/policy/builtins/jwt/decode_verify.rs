@@ -4,12 +4,12 @@
 use regorus::value::Object;
 use regorus::{Rc, Value};
 
-use super::super::jws::compact::Compact;
-use super::super::jws::{self, Algorithm};
 use super::super::{Fault, Outcome, text};
 use super::constraints::Constraints;
 use super::header::{self, Header};
 use super::{object, payload_text};
+use crate::jws::compact::Compact;
+use crate::jws::{self, Algorithm};
 
 pub fn decode_verify(jwt: &Value, constraints: &Value) -> Outcome {
     let Value::Object(members) = constraints else {

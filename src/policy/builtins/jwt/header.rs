@@ -6,9 +6,9 @@ use regorus::value::Object;
 use regorus::{Rc, Value};
 
 use super::super::Fault;
-use super::super::jws::base64;
-use super::super::jws::compact::Compact;
 use super::object;
+use crate::jws::base64;
+use crate::jws::compact::Compact;
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Header {

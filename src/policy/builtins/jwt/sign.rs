@@ -2,8 +2,8 @@
 
 use regorus::Value;
 
-use super::super::jws::{Algorithm, base64, jwk, sign};
 use super::super::{Fault, Outcome, text};
+use crate::jws::{Algorithm, base64, jwk, sign};
 use crate::policy::json;
 
 /// Nesting of headers and payloads. Marshalling recurses once per level.

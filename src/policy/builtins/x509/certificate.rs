@@ -6,11 +6,11 @@ use num_bigint::BigInt;
 use regorus::Value;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::super::jws::key::{self, MALFORMED_CERTIFICATE, PublicKey};
 use super::extensions::Extensions;
 use super::name::Name;
 use super::shape;
 use super::signature::Algorithm;
+use crate::jws::key::{self, MALFORMED_CERTIFICATE, PublicKey};
 
 /// Bytes of a serial number; RFC 5280 has 20. Writing a number in decimal takes the square of its length.
 const MAX_SERIAL_BYTES: usize = 128;

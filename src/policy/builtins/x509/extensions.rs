@@ -9,9 +9,9 @@ use x509_parser::extensions::{
     ParsedExtension, X509Extension,
 };
 
-use super::super::jws::der::Fields;
 use super::shape::{self, bytes, list, object, optional_bytes, texts};
 use super::uri;
+use crate::jws::der::Fields;
 
 const OCSP: Oid<'static> = oid!(1.3.6.1.5.5.7.48.1);
 const CA_ISSUERS: Oid<'static> = oid!(1.3.6.1.5.5.7.48.2);

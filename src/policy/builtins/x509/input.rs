@@ -3,10 +3,10 @@
 use x509_parser::asn1_rs::Any;
 use x509_parser::prelude::FromDer;
 
-use super::super::jws::base64;
-use super::super::jws::key::MALFORMED_CERTIFICATE;
-use super::super::jws::pem::Block;
 use super::certificate::Certificate;
+use crate::jws::base64;
+use crate::jws::key::MALFORMED_CERTIFICATE;
+use crate::jws::pem::Block;
 
 /// Certificates in one text. The trust stores of operating systems have about 150.
 const MAX_CERTIFICATES: usize = 512;

@@ -4,12 +4,12 @@ use std::mem;
 
 use regorus::Value;
 
-use super::super::jws::base64;
-use super::super::jws::key::{self, PrivateKey, RsaPrivate};
-use super::super::jws::pem::Block;
 use super::super::{Fault, Outcome, text};
 use super::certificate::Certificate;
 use super::shape::{self, big_endian, bytes, object, unsigned};
+use crate::jws::base64;
+use crate::jws::key::{self, PrivateKey, RsaPrivate};
+use crate::jws::pem::Block;
 
 /// Private keys in one text.
 const MAX_KEYS: usize = 64;

@@ -7,14 +7,14 @@ use x509_parser::asn1_rs::{Any, Class, Tag};
 use x509_parser::cri_attributes::ParsedCriAttribute;
 use x509_parser::prelude::{FromDer, X509CertificationRequest};
 
-use super::super::jws::der::Fields;
-use super::super::jws::pem::Block;
-use super::super::jws::{base64, key};
 use super::super::{Fault, Outcome, text};
 use super::extensions::Extensions;
 use super::name::Name;
 use super::shape::{self, bytes, list, object};
 use super::signature::Algorithm;
+use crate::jws::der::Fields;
+use crate::jws::pem::Block;
+use crate::jws::{base64, key};
 
 pub fn parse(value: &Value) -> Outcome {
     let text = text(1, value)?;

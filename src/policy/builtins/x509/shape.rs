@@ -5,8 +5,8 @@ use regorus::Value;
 use std::collections::BTreeMap;
 use x509_parser::asn1_rs::Oid;
 
-use super::super::jws::base64;
-use super::super::jws::key::PublicKey;
+use crate::jws::base64;
+use crate::jws::key::PublicKey;
 
 pub fn object<const N: usize>(members: [(&str, Value); N]) -> Value {
     Value::from(

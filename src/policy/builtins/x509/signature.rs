@@ -12,8 +12,8 @@ use x509_parser::asn1_rs::{Oid, oid};
 use x509_parser::signature_algorithm::SignatureAlgorithm;
 use x509_parser::x509::AlgorithmIdentifier;
 
-use super::super::jws::key::{Curve, Point, PublicKey, padded};
-use super::super::jws::{self, Hash, Key};
+use crate::jws::key::{Curve, Point, PublicKey, padded};
+use crate::jws::{self, Hash, Key};
 
 const BY_OID: [(Oid<'static>, u64); 12] = [
     (oid!(1.2.840.113549.1.1.2), 1),
@@ -127,8 +127,8 @@ fn verify_digest(hash: Hash, curve: Curve, point: &Point, signed: &[u8], signatu
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::jws::{base64, key};
     use super::*;
+    use crate::jws::{base64, key};
 
     /// By OpenSSL: a public key, and its signatures of `message` with SHA-256, SHA-384 and SHA-512.
     const SIGNED: [[&str; 4]; 3] = [

@@ -185,15 +185,15 @@ fn a_request_and_a_key_keep_their_parts() {
 #[test]
 fn broken_certificates_only_fail() {
     let leaf = root(params("leaf.example"));
-    let der = super::super::jws::pem::Block::first(&leaf.pem).unwrap().0.bytes;
+    let der = crate::jws::pem::Block::first(&leaf.pem).unwrap().0.bytes;
     for at in 0..der.len() {
         for change in [0x00, 0x01, 0x7f, 0x80, 0xff] {
             let mut broken = der.clone();
             broken[at] ^= change;
-            let text = Value::from(super::super::jws::base64::encode(&broken));
+            let text = Value::from(crate::jws::base64::encode(&broken));
             let _ = parse_certificates(&text);
         }
-        let cut = Value::from(super::super::jws::base64::encode(&der[..at]));
+        let cut = Value::from(crate::jws::base64::encode(&der[..at]));
         assert!(at == 0 || parse_certificates(&cut).is_err(), "{at}");
     }
 }

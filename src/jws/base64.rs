@@ -70,6 +70,12 @@ pub fn url(text: &str) -> Result<Vec<u8>, BadBase64> {
     decode(URL_BARE.as_ref(), text)
 }
 
+/// As RFC 7515 has it: no padding, no line breaks, no bits left over.
+#[must_use]
+pub fn strict_url(text: &str) -> Option<Vec<u8>> {
+    BASE64URL_NOPAD.decode(text.as_bytes()).ok()
+}
+
 /// Members of keys, which come in either alphabet, padded or not.
 pub fn of_key(text: &str) -> Result<Vec<u8>, BadBase64> {
     let bare = text.trim_end_matches('=');
@@ -104,5 +110,9 @@ mod tests {
         assert_eq!(url("YW(I"), Err(BadBase64::At(2)));
         assert_eq!(url("YWIXY"), Err(BadBase64::Length("YWIXY".to_owned())));
         assert_eq!(of_key("-_-_"), of_key("+/+/"));
+        assert_eq!(strict_url("YWI"), Some(b"ab".to_vec()));
+        for lax in ["YWI=", "YWJ", "YW\nI", "YW+I"] {
+            assert_eq!(strict_url(lax), None, "{lax:?}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! TLS towards the servers of bundles. Everything that can be rotated is read for each request. Blocking, for it reads
+//! TLS towards servers that something is fetched from. Everything that can be rotated is read for each request. Blocking, for it reads
 //! files.
 
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-use super::BundleError;
+use super::FetchError;
 
 /// Whom to trust, and as whom to appear.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,11 +40,11 @@ impl Tls {
 
     /// # Errors
     /// A file that cannot be read, or is not what it should be.
-    pub fn client_config(&self) -> Result<ClientConfig, BundleError> {
+    pub fn client_config(&self) -> Result<ClientConfig, FetchError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
-            .map_err(|error| BundleError::File(error.to_string()))?;
+            .map_err(|error| FetchError::File(error.to_string()))?;
         let builder = if self.is_insecure {
             builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider)))
         } else {
@@ -59,7 +59,7 @@ impl Tls {
             .map_err(|error| unreadable(cert_file, &error))
     }
 
-    fn roots(&self) -> Result<RootCertStore, BundleError> {
+    fn roots(&self) -> Result<RootCertStore, FetchError> {
         let mut roots = RootCertStore::empty();
         if let Some(path) = &self.ca_file {
             for certificate in certificates(path)? {
@@ -74,7 +74,7 @@ impl Tls {
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, BundleError> {
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, FetchError> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect)
         .map_err(|error| unreadable(path, &error));
@@ -84,8 +84,8 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, BundleError
     }
 }
 
-fn unreadable(path: &Path, reason: &dyn std::fmt::Display) -> BundleError {
-    BundleError::File(format!("{}: {reason}", path.display()))
+fn unreadable(path: &Path, reason: &dyn std::fmt::Display) -> FetchError {
+    FetchError::File(format!("{}: {reason}", path.display()))
 }
 
 /// SubjectPublicKeyInfo of a certificate. Whether it is valid is not asked: it was configured as a key.

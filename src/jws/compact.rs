@@ -6,7 +6,7 @@ use super::base64::{self, BadBase64};
 pub struct Compact<'t> {
     pub header: &'t str,
     pub payload: &'t str,
-    signature: &'t str,
+    pub signature: &'t str,
     /// What the signature is over: header and payload with the dot between.
     pub signed: &'t [u8],
 }

@@ -1,5 +1,5 @@
-//! JSON Web Signatures (RFC 7515) over the key forms of OPA: PEM, JWK, JWK Set and shared secrets. Knows nothing of
-//! claims. A key of one kind must never check a signature of another kind: that is how a public key becomes the
+//! JSON Web Signatures (RFC 7515) over the key forms of OPA: PEM, JWK, JWK Set and shared secrets. For policies and for
+//! the API alike, so it knows nothing of claims. A key of one kind must never check a signature of another kind: that is how a public key becomes the
 //! secret of a forged HMAC.
 
 pub mod base64;

@@ -1,13 +1,11 @@
 //! JSON Web Keys (RFC 7517, 7518, 8037): one, or a set of them.
 
 use num_bigint::BigUint;
-use regorus::Value;
-use regorus::value::Object;
+use serde_json::{Map, Value};
 
 use super::base64;
 use super::der::without_leading_zeros;
 use super::key::{self, Curve, Key, MAX_RSA_BYTES, Point, PrivateKey, PublicKey, RsaPrivate, padded};
-use crate::policy::json;
 
 /// Keys of one set. Each may be tried on a token that names none of them.
 const MAX_KEYS: usize = 256;
@@ -19,24 +17,26 @@ pub struct Jwk {
     pub id: String,
     /// `alg`, or nothing.
     pub algorithm: String,
+    /// `use`, or nothing.
+    pub usage: String,
     pub key: Key,
 }
 
 impl Jwk {
     #[must_use]
     pub fn unnamed(key: Key) -> Self {
-        Self { id: String::new(), algorithm: String::new(), key }
+        Self { id: String::new(), algorithm: String::new(), usage: String::new(), key }
     }
 }
 
 /// One key, or the `keys` of a set. A key of a kind or on a curve not known is left out of a set (RFC 7517, 5), and an
 /// error alone.
 pub fn parse_set(text: &str) -> Result<Vec<Jwk>, String> {
-    let value = json::parse(text).map_err(|error| error.to_string())?;
+    let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let Value::Object(members) = &value else {
         return Err("not a JSON object".to_owned());
     };
-    let Some(keys) = members.get(&Value::from("keys")) else {
+    let Some(keys) = members.get("keys") else {
         let key = parse_one(members)?.ok_or("invalid key type from JSON")?;
         return Ok(vec![key]);
     };
@@ -57,7 +57,7 @@ pub fn parse_set(text: &str) -> Result<Vec<Jwk>, String> {
     Ok(parsed)
 }
 
-fn parse_one(members: &Object) -> Result<Option<Jwk>, String> {
+fn parse_one(members: &Map<String, Value>) -> Result<Option<Jwk>, String> {
     let fields = Fields(members);
     let key = match fields.text("kty")?.unwrap_or_default() {
         "RSA" => fields.rsa()?,
@@ -70,14 +70,16 @@ fn parse_one(members: &Object) -> Result<Option<Jwk>, String> {
         _ => return Ok(None),
     };
     let owned = |name| fields.text(name).map(|text| text.unwrap_or_default().to_owned());
-    Ok(Some(Jwk { id: owned("kid")?, algorithm: owned("alg")?, key }))
+    // OPA does not look at it, so it is no mistake there if it is no text.
+    let usage = members.get("use").and_then(Value::as_str).unwrap_or_default().to_owned();
+    Ok(Some(Jwk { id: owned("kid")?, algorithm: owned("alg")?, usage, key }))
 }
 
-struct Fields<'m>(&'m Object);
+struct Fields<'m>(&'m Map<String, Value>);
 
 impl<'m> Fields<'m> {
     fn text(&self, name: &str) -> Result<Option<&'m str>, String> {
-        match self.0.get(&Value::from(name)) {
+        match self.0.get(name) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
             Some(_) => Err(format!("value for key {name} is not a string")),
@@ -85,7 +87,7 @@ impl<'m> Fields<'m> {
     }
 
     fn has(&self, name: &str) -> bool {
-        self.0.get(&Value::from(name)).is_some()
+        self.0.get(name).is_some()
     }
 
     fn bytes(&self, name: &str) -> Result<Vec<u8>, String> {
