@@ -1,6 +1,7 @@
 //! The grant API: the face through which people and programs give and end access.
 
 mod grpc;
+pub mod identity;
 mod token;
 
 /// Generated from `proto/daypass/v1`.
@@ -12,5 +13,5 @@ pub mod v1 {
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/daypass_descriptors.bin"));
 }
 
-pub use grpc::GrantApi;
+pub use grpc::{Api, Explain};
 pub use token::{Token, TokenError};

@@ -24,6 +24,7 @@ mod questions;
 mod requests;
 mod reviews;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +38,8 @@ use crate::store::{Store, StoreError};
 use admission::LiveAdmission;
 
 pub use endings::{Ending, Target};
-pub use events::{EventFilter, SeenEvent};
+pub use locks::SeenLock;
+pub use events::{EventFilter, EventPage, SeenEvent};
 pub use grants::{Extend, Extended};
 pub use looking::{Offer, Page, Seen, SeenGrant};
 pub use requests::{Ask, Relation};
@@ -87,7 +89,6 @@ pub struct Limits {
     pub max_grant_ttl: Duration,
 }
 
-#[derive(Debug)]
 pub struct Desk {
     store: Arc<Store>,
     replica: Arc<Replica>,
@@ -96,6 +97,12 @@ pub struct Desk {
     /// Changes of this process come one after the other: those that look at the same moment would undo each other's
     /// work.
     turn: Semaphore,
+}
+
+impl fmt::Debug for Desk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Desk").field("limits", &self.limits).finish_non_exhaustive()
+    }
 }
 
 impl Desk {

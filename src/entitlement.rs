@@ -213,17 +213,17 @@ impl Entitlements {
     }
 
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<&Arc<Entitlement>> {
-        self.by_name.get(name)
+    pub fn get(&self, name: &str) -> Option<&Entitlement> {
+        self.by_name.get(name).map(Arc::as_ref)
     }
 
     /// By name.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Entitlement>> {
-        self.by_name.values()
+    pub fn iter(&self) -> impl Iterator<Item = &Entitlement> {
+        self.by_name.values().map(Arc::as_ref)
     }
 
     /// Those of which a grant would cover this request, by name.
-    pub fn covering<'a>(&'a self, target: &'a Target<'a>) -> impl Iterator<Item = &'a Arc<Entitlement>> {
+    pub fn covering<'a>(&'a self, target: &'a Target<'a>) -> impl Iterator<Item = &'a Entitlement> {
         self.iter().filter(move |entitlement| entitlement.covers(target))
     }
 

@@ -26,7 +26,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::api::v1::grant_service_server::GrantServiceServer;
-use crate::api::{GrantApi, Token, TokenError, v1};
+use crate::api::{Api, Token, TokenError, v1};
 use crate::audit::{DecisionLog, OpenError};
 use crate::authz::{Checker, LiveRules};
 use crate::bundle::Bundles;
@@ -134,7 +134,8 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let (workers, connections) = Workers::start(&parts.checker, &health, &config, &stopped, &turns)?;
     vital.spawn("the check listener", listeners.check.accept_for(connections, stopped.clone()));
     vital.spawn(CHECK_WORKERS, workers.ended());
-    let api = GrantApi::new(Arc::clone(&parts.store), parts.token.clone());
+    let api = Api::new(Arc::clone(&parts.desk), Arc::new(|_, _| unimplemented!()));
+    vital.spawn_endless(Arc::clone(&parts.desk).keep_time());
     vital.spawn("the grant API", serve_api(&config, api, listeners.api, &stopped)?);
     let ops = ops::router(Arc::clone(&parts.readiness), Arc::clone(&parts.checker.metrics));
     vital.spawn("the ops listener", serve_ops(ops, listeners.ops));
@@ -184,6 +185,7 @@ async fn drain(parts: Parts, mut vital: Vital, stop: &watch::Sender<bool>, drain
 struct Parts {
     checker: Arc<Checker>,
     store: Arc<Store>,
+    desk: Arc<crate::desk::Desk>,
     token: Token,
     readiness: Arc<Readiness>,
     log_writer: Option<JoinHandle<()>>,
@@ -225,6 +227,17 @@ impl Parts {
             clock: Clock::System,
             is_draining: AtomicBool::new(false),
         });
+        let admission = crate::desk::admission::Admission::compile(
+            &crate::policy::Sources::built_in(),
+            crate::entitlement::Limits { max_grant_ttl: config.max_grant_ttl },
+            config.policy.evaluation_timeout,
+        )?;
+        let desk = Arc::new(crate::desk::Desk::new(
+            Arc::clone(&store),
+            Arc::clone(&replica),
+            Arc::new(crate::desk::admission::LiveAdmission::new(admission)),
+            crate::desk::Limits { max_grant_ttl: config.max_grant_ttl },
+        ));
         let checker = Arc::new(Checker {
             config: config.authz.clone(),
             rules: Arc::new(LiveRules::new(rules)),
@@ -235,7 +248,7 @@ impl Parts {
             clock: Clock::System,
             in_flight: AtomicUsize::new(0),
         });
-        Ok(Self { checker, store, token, readiness, log_writer, seen })
+        Ok(Self { checker, store, desk, token, readiness, log_writer, seen })
     }
 }
 
@@ -288,7 +301,7 @@ fn open_store(config: &Config, around: Surroundings) -> Result<Store, StoreError
 
 fn serve_api(
     config: &Config,
-    api: GrantApi,
+    api: Api,
     listener: TcpListener,
     stopped: &watch::Receiver<bool>,
 ) -> Result<impl Future<Output = Result<(), tonic::transport::Error>> + use<>, ServeError> {

@@ -153,7 +153,7 @@ impl Desk {
         let admission = self.admission.current();
         let asking = self.asking(&admission, None, now);
         let entitlement = current(&asking, request).map_err(obstacle)?;
-        self.check_locks(&request.subject, Some(&request.entitlement), now).map_err(obstacle)?;
+        self.check_locks(&request.subject, Some(&request.entitlement)).map_err(obstacle)?;
         let about = About {
             entitlement: Some(entitlement),
             request: Some(request),

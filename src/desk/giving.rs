@@ -108,13 +108,14 @@ pub fn record_of(
 /// # Errors
 /// It cannot be written as JSON.
 pub fn begin(id: &GrantId, grant: &Registered, now: Timestamp) -> Result<Vec<Write>, DeskError> {
+    let enter = |index| Write::Enter { index, id: grant.id.clone(), keep: Some(until(now, grant.expires) + KEEP) };
     let mut writes = vec![
         put(grant, now)?,
-        Write::Enter { index: Index::Register, id: grant.id.clone() },
-        Write::Enter { index: Index::RegisterOf(grant.record.subject.clone()), id: grant.id.clone() },
+        enter(Index::Register),
+        enter(Index::RegisterOf(grant.record.subject.clone())),
     ];
     if grant.standing == Standing::Scheduled {
-        writes.push(Write::Enter { index: Index::Scheduled, id: grant.id.clone() });
+        writes.push(Write::Enter { index: Index::Scheduled, id: grant.id.clone(), keep: None });
         writes.push(Moment::Start(grant.id.clone()).at(grant.starts));
     } else {
         writes.extend(give(id, grant, until(now, grant.expires))?);
@@ -216,19 +217,19 @@ pub fn put_request(request: &Request, now: Timestamp, is_new: bool) -> Result<Ve
     let row = Row::new(Table::Requests, request.id.clone());
     let keep = Some(until(now, request.approve_by) + KEEP);
     let mut writes = vec![Write::Put { row, value: write(request)?, keep }];
-    let enter = |index| Write::Enter { index, id: request.id.clone() };
+    let enter = |index, keep| Write::Enter { index, id: request.id.clone(), keep };
     let leave = |index| Write::Leave { index, id: request.id.clone() };
     if is_new {
-        writes.push(enter(Index::Requests));
-        writes.push(enter(Index::Of(request.requester.name.clone())));
+        writes.push(enter(Index::Requests, keep));
+        writes.push(enter(Index::Of(request.requester.name.clone()), keep));
         if request.is_for_others() {
-            writes.push(enter(Index::Of(request.subject.clone())));
+            writes.push(enter(Index::Of(request.subject.clone()), keep));
         }
     }
     match (request.state, is_new) {
         (State::Pending, true) => {
-            writes.push(enter(Index::Pending));
-            writes.push(enter(Index::PendingOf(request.requester.name.clone())));
+            writes.push(enter(Index::Pending, None));
+            writes.push(enter(Index::PendingOf(request.requester.name.clone()), None));
             writes.push(Moment::Expiry(request.id.clone()).at(request.approve_by));
         }
         (State::Pending, false) | (_, true) => {}

@@ -1,8 +1,7 @@
 //! Locks: who sets them, who takes them away, and what they stop here. What they stop at the proxies is the check path's.
 
+use std::sync::Arc;
 use std::time::Duration;
-
-use jiff::Timestamp;
 
 use super::changes::{Plan, read_if_any, write};
 use super::endings::Target;
@@ -12,13 +11,11 @@ use super::questions::{About, Action};
 use super::{Desk, DeskError, after, checked, grant_id, new_id};
 use crate::clock::Clock;
 use crate::grant::GrantId;
-use crate::lock::LockTarget;
+use crate::lock::{self, Lock, LockTarget};
 use crate::principal::Identity;
 use crate::store::journal::{Look, Row, Table, Write};
 use crate::store::record::{LockRecord, VERSION};
 
-/// Longest life of a lock: one that is to hold for longer is a change of policy.
-pub const MAX_LOCK_TTL: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// A lock as the API shows it.
 #[derive(Debug, Clone)]
@@ -44,7 +41,7 @@ impl Desk {
                 "`message` is missing: whoever is denied must learn why".to_owned(),
             ));
         }
-        if ttl.is_zero() || ttl > MAX_LOCK_TTL {
+        if ttl.is_zero() || ttl > lock::MAX_TTL {
             return Err(DeskError::Invalid("`ttl` must be more than 0 and at most 366 days".to_owned()));
         }
         let id = id.map_or_else(|| grant_id(&new_id("l")), Ok)?;
@@ -112,9 +109,7 @@ impl Desk {
         let look = self.store.look(&[]).await?;
         let admission = self.admission.current();
         self.asking(&admission, Some(who), look.now).require(Action::LockView, About::default())?;
-        let mut ids: Vec<String> =
-            self.replica.locks(Clock::System.now()).iter().map(|lock| lock.id.to_string()).collect();
-        ids.sort();
+        let ids: Vec<String> = self.held_locks().iter().map(|lock| lock.id.to_string()).collect();
         let rows: Vec<Row> = ids.iter().map(|id| Row::new(Table::Locks, id.clone())).collect();
         let look = self.store.look(&rows).await?;
         let read = |(index, id): (usize, String)| {
@@ -123,7 +118,7 @@ impl Desk {
                 Ok(record) => record.map(|record| SeenLock { id, record }),
                 Err(_) => {
                     let message = "it cannot be read, and locks everything until it is removed".to_owned();
-                    let record = LockRecord { everything: true, message, ..LockRecord::default() };
+                    let record = LockRecord { everything: Some(true), message, ..LockRecord::default() };
                     Some(SeenLock { id, record })
                 }
             }
@@ -131,14 +126,19 @@ impl Desk {
         Ok(ids.into_iter().enumerate().filter_map(read).collect())
     }
 
+    /// By id.
+    fn held_locks(&self) -> Vec<Arc<Lock>> {
+        let now = Clock::System.now();
+        self.replica.locks().into_iter().filter(|lock| !lock.lifetime.has_ended(now)).collect()
+    }
+
     /// Nobody gets new access past a lock.
     pub(super) fn check_locks(
         &self,
         subject: &str,
         entitlement: Option<&String>,
-        _now: Timestamp,
     ) -> Result<(), DeskError> {
-        let locks = self.replica.locks(Clock::System.now());
+        let locks = self.held_locks();
         let holds = |target: &LockTarget| match target {
             LockTarget::Principal(principal) => principal.as_str() == subject,
             LockTarget::Entitlement(name) => {
@@ -159,7 +159,7 @@ fn locked(target: &Target) -> LockRecord {
             LockRecord { principal: Some(principal.to_string()), ..LockRecord::default() }
         }
         Target::Entitlement(name) => LockRecord { entitlement: Some(name.clone()), ..LockRecord::default() },
-        Target::Everything => LockRecord { everything: true, ..LockRecord::default() },
+        Target::Everything => LockRecord { everything: Some(true), ..LockRecord::default() },
     }
 }
 

@@ -220,8 +220,9 @@ impl Desk {
         match names {
             None => Ok(self.store.list(None).await?),
             Some(names) if self.replica.freshness(Clock::System.now()).is_fresh() => {
-                let names: Vec<Principal> = names.iter().map(|&name| name.clone()).collect();
-                Ok(self.replica.held_by(&names).iter().filter_map(|grant| stored(grant)).collect())
+                let names = Caller::new(names.iter().map(|&name| name.clone()).collect());
+                let held = self.replica.held(&names, Clock::System.now());
+                Ok(held.iter().filter_map(|grant| stored(grant)).collect())
             }
             Some(names) => {
                 let mut all = self.store.list(None).await?;

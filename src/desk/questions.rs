@@ -7,7 +7,7 @@ use super::admission::{Admission, Admitted, Terms};
 use super::model::{Registered, Request, seconds, set};
 use super::{Desk, DeskError, MAX_START_AHEAD};
 use crate::entitlement::Entitlement;
-use crate::principal::Identity;
+use crate::principal::{Identity, Principal};
 
 /// Everything that can be asked. The names are part of the contract with policies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,8 +131,8 @@ impl Asking<'_> {
                 "max_grant_ttl_s": self.max_grant_ttl_s,
                 "max_start_ahead_s": seconds(MAX_START_AHEAD),
             },
-            "administrators": entitlements.administrators(),
-            "auditors": entitlements.auditors(),
+            "administrators": names(entitlements.administrators()),
+            "auditors": names(entitlements.auditors()),
         });
         set(&mut question, "caller", self.who.map(caller).as_ref());
         set(&mut question, "entitlement", about.entitlement.map(Entitlement::to_json).as_ref());
@@ -146,13 +146,15 @@ impl Asking<'_> {
 }
 
 fn caller(identity: &Identity) -> Value {
-    let principals: Vec<&str> =
-        identity.caller.principals().iter().map(crate::principal::Principal::as_str).collect();
     let mut caller = json!({
         "subject": identity.subject.as_str(),
-        "principals": principals,
+        "principals": names(identity.caller.principals()),
         "source": identity.evidence.as_str(),
     });
     set(&mut caller, "delegate", identity.delegate.as_ref().map(ToString::to_string).as_ref());
     caller
+}
+
+fn names(principals: &[Principal]) -> Vec<&str> {
+    principals.iter().map(Principal::as_str).collect()
 }

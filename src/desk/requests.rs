@@ -162,7 +162,7 @@ impl Desk {
             reason: String::new(),
             approvers: entitlement.approvers.iter().map(ToString::to_string).collect(),
         };
-        self.check_locks(&request.subject, Some(&request.entitlement), now)?;
+        self.check_locks(&request.subject, Some(&request.entitlement))?;
         let about = About { entitlement: Some(entitlement), request: Some(&request), ..About::default() };
         let terms = asking.require(Action::RequestCreate, about)?;
         apply(&terms, &mut request, now);

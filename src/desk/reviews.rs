@@ -15,7 +15,7 @@ use super::{Desk, DeskError, checked, giving};
 use crate::entitlement::Entitlement;
 use crate::grant::GrantId;
 use crate::principal::Identity;
-use crate::store::journal::{Index, Look, Row, Table, Write};
+use crate::store::journal::{Index, KEEP, Look, Row, Table, Write};
 
 impl Desk {
     /// Agrees, to the whole or to less time.
@@ -54,7 +54,7 @@ impl Desk {
         narrows(&request, duration)?;
         let entitlement = current(asking, &request)?;
         let held = extended(look, &request)?;
-        self.check_locks(&request.subject, Some(&request.entitlement), now)?;
+        self.check_locks(&request.subject, Some(&request.entitlement))?;
         let reviewer = review.reviewer.name.clone();
         let is_repeated = request.reviews.iter().any(|before| before.reviewer.name == reviewer);
         request.reviews.push(review);
@@ -74,7 +74,7 @@ impl Desk {
         let reviewed = reviewed(asking, &request);
         let mut plan = self.counted(&request, entitlement, held, &terms, now)?;
         plan.writes.extend(giving::put_request(&plan.answer, now, false)?);
-        plan.writes.push(Write::Enter { index: Index::ReviewedBy(reviewer), id: request.id.clone() });
+        plan.writes.push(Write::Enter { index: Index::ReviewedBy(reviewer), id: request.id.clone(), keep: Some(KEEP) });
         plan.events.insert(0, reviewed);
         // Judged on the store's clock in the same step: who is late is late, however long the way was.
         plan.before = Some(plan.before.map_or(request.approve_by, |before| before.min(request.approve_by)));
@@ -162,7 +162,7 @@ impl Desk {
             let events = vec![reviewed(&asking, &request), denied];
             let mut plan =
                 Plan::new(request.clone(), giving::put_request(&request, look.now, false)?, events);
-            plan.writes.push(Write::Enter { index: Index::ReviewedBy(reviewer), id: request.id.clone() });
+            plan.writes.push(Write::Enter { index: Index::ReviewedBy(reviewer), id: request.id.clone(), keep: Some(KEEP) });
             plan.before = Some(request.approve_by);
             Ok(plan)
         };

@@ -141,9 +141,11 @@ impl Index {
         match self {
             Self::Requests => "requests".to_owned(),
             Self::Pending => "pending".to_owned(),
+            Self::PendingOf(principal) => format!("pending-of:{principal}"),
             Self::Of(principal) => format!("of:{principal}"),
             Self::ReviewedBy(principal) => format!("reviewed-by:{principal}"),
             Self::Register => "register".to_owned(),
+            Self::Scheduled => "scheduled".to_owned(),
             Self::RegisterOf(principal) => format!("register-of:{principal}"),
         }
     }

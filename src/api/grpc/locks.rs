@@ -61,7 +61,7 @@ fn message(SeenLock { id, record }: SeenLock) -> v1::Lock {
     v1::Lock {
         id,
         target: Some(target),
-        message: record.message.unwrap_or_default(),
+        message: record.message,
         expires_at: record.expires_at.map(moment),
         created_by: record.created_by.unwrap_or_default(),
         create_time: record.created_at.map(moment),
