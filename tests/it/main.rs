@@ -5,6 +5,7 @@ mod support;
 mod bundles;
 mod checker;
 mod compliance;
+mod desk;
 mod documents;
 mod embedded;
 mod envoy;
