@@ -63,6 +63,9 @@ pub struct Record {
     pub principals: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub grants: Vec<String>,
+    /// The lock that stood in the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lock: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -208,6 +211,7 @@ mod tests {
                 error: None,
                 principals: Vec::new(),
                 grants: Vec::new(),
+                lock: None,
                 request_id: None,
                 method: String::new(),
                 host: String::new(),

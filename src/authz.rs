@@ -11,11 +11,13 @@ mod headers;
 pub mod identity;
 mod input;
 mod json;
+mod locks;
 mod multipart;
 mod request;
 mod response;
 mod rules;
 mod settle;
+mod standing;
 mod uses;
 
 use std::sync::Arc;
@@ -24,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::Authorization;
 use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 use tonic::{Request, Response, Status};
 
 use crate::audit::{self, DecisionLog, Record};
@@ -48,7 +50,7 @@ pub use uses::RequestIds;
 
 use request::Parsed;
 use response::Contract;
-use settle::Known;
+use settle::{Known, Obstacles, Settled};
 use uses::{Next, Spent};
 
 /// Whether denials are only reported (`--dry-run`).
@@ -92,6 +94,37 @@ struct Answer {
     bad_request: Option<String>,
     /// What went wrong inside, for the operator.
     error: Option<String>,
+}
+
+/// Whether an evaluation counts among those of checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Measure {
+    Yes,
+    No,
+}
+
+/// What stays the same while one request is decided.
+struct Course<'a> {
+    rules: &'a Rules,
+    caller: &'a Caller,
+    began: Now,
+    /// Until then it may wait for what is being read again.
+    settle_by: tokio::time::Instant,
+    measure: Measure,
+}
+
+/// What was decided, before uses are taken, and on which grants it may rest.
+struct Weighed {
+    decision: Decision,
+    limited: Vec<Limited>,
+    error: Option<String>,
+    active: Vec<Arc<Grant>>,
+}
+
+impl Weighed {
+    fn denied(decision: Decision) -> Self {
+        Self { decision, limited: Vec::new(), error: None, active: Vec::new() }
+    }
 }
 
 impl Answer {
@@ -156,6 +189,7 @@ impl Checker {
         observer: &CheckObserver<'_>,
     ) -> Answer {
         let mut spent = Spent::default();
+        let settle_by = tokio::time::Instant::now() + self.config.settle_timeout;
         loop {
             let parsed = match request::parse(request, self.config.body_parsing) {
                 Ok(parsed) => parsed,
@@ -168,20 +202,19 @@ impl Checker {
                     return Answer::new(decision);
                 }
             };
-            let now = self.clock.now();
-            let freshness = self.replica.freshness(now);
-            let mut active = match self.active_grants(&caller, freshness, now).await {
-                Ok(active) => active,
-                Err(reason) => return Answer { caller, ..Answer::new(Decision::deny(reason)) },
-            };
-            spent.remove_from(&mut active);
-            let (decision, limited, error) = self.decide(rules, parsed, &caller, &active, freshness);
+            let began = self.clock.now();
+            let course = Course { rules, caller: &caller, began, settle_by, measure: Measure::Yes };
+            let weighed = self.weigh(&course, parsed, &spent).await;
+            let Weighed { decision, limited, error, active } = weighed;
             if limited.is_empty() {
                 return Answer { decision: spent.explain(decision), caller, bad_request: None, error };
             }
             let check = uses::check_key(request, id, self.config.request_ids);
             let decision = match self.take_uses(limited, &check, observer).await {
-                Ok(Use::Taken) => self.still_known(decision, now),
+                Ok(Use::Taken) => {
+                    let decision = self.still_known(decision, began);
+                    self.unless_locked(&course, Settled::plain(decision), &active).await.decision
+                }
                 Ok(outcome) => match spent.note(outcome) {
                     Next::Again => continue,
                     Next::Deny(reason) => Decision::deny(reason),
@@ -192,20 +225,45 @@ impl Checker {
         }
     }
 
+    /// Looks up, evaluates and settles: all of a check but who asks and taking uses.
+    async fn weigh(&self, course: &Course<'_>, parsed: Parsed<'_>, spent: &Spent) -> Weighed {
+        let Course { caller, began: now, .. } = *course;
+        let freshness = self.replica.freshness(now);
+        let found = self.active_grants(course, freshness).await;
+        // Behind the wait: a lock that was being read then is known now.
+        if let Some(lock) = self.replica.lock_on(caller, self.clock.now()) {
+            return Weighed::denied(settle::locked(&lock));
+        }
+        let on_everything = self.replica.lock_on_everything(now);
+        let mut active = match (found, &on_everything) {
+            (Ok(active), _) => active,
+            (Err(_), Some(lock)) => return Weighed::denied(settle::locked(lock)),
+            (Err(reason), None) => return Weighed::denied(Decision::deny(reason)),
+        };
+        spent.remove_from(&mut active);
+        let on_covering = self.lock_on_covering(&mut active, &parsed.target, now);
+        let locks =
+            Obstacles { on_everything: on_everything.as_deref(), on_covering: on_covering.as_deref() };
+        let (settled, error) = self.decide(course, parsed, &active, freshness, locks);
+        let settled = self.unless_locked(course, settled, &active).await;
+        let Settled { decision, limited, .. } = settled;
+        Weighed { decision, limited, error, active }
+    }
+
     /// None if the replica may not be used: then policy sees no grants, and only what rests on none can pass.
     async fn active_grants(
         &self,
-        caller: &Caller,
+        course: &Course<'_>,
         freshness: Freshness,
-        now: Now,
     ) -> Result<Vec<Arc<Grant>>, DenyReason> {
+        let Course { caller, began, settle_by, .. } = *course;
         if !freshness.is_fresh() {
             return Ok(Vec::new());
         }
-        let found = match self.replica.lookup(caller, now) {
+        let found = match self.replica.lookup(caller, began) {
             Lookup::Unsettled => {
                 let settled = self.replica.settled(caller, self.clock);
-                let settled = timeout(self.config.settle_timeout, settled).await;
+                let settled = timeout_at(settle_by, settled).await;
                 // What was fresh before the wait need not be so after it.
                 if !self.replica.freshness(self.clock.now()).is_fresh() {
                     return Err(DenyReason::Stale);
@@ -231,28 +289,30 @@ impl Checker {
     /// Covers, evaluates and settles. Pure but for the clock.
     fn decide(
         &self,
-        rules: &Rules,
+        course: &Course<'_>,
         parsed: Parsed<'_>,
-        caller: &Caller,
         active: &[Arc<Grant>],
         freshness: Freshness,
-    ) -> (Decision, Vec<Limited>, Option<String>) {
+        locks: Obstacles<'_>,
+    ) -> (Settled, Option<String>) {
+        let Course { rules, caller, .. } = *course;
         let covering = grant::covering(active, &parsed.target);
         let input = input::build(parsed, rules.wanted, || policy::jit(caller, active, &covering, freshness));
         let started = Instant::now();
         let ruling = rules.policy.decide(input);
-        self.metrics.observe_evaluation(started.elapsed());
+        if course.measure == Measure::Yes {
+            self.metrics.observe_evaluation(started.elapsed());
+        }
         match ruling {
             Ok(ruling) => {
                 // The clock is read again: evaluation may have taken until after the grant's end, or until nobody
                 // knows whether it was revoked.
                 let now = self.clock.now();
                 let is_fresh = freshness.is_fresh() && self.replica.freshness(now).is_fresh();
-                let known = Known { active, covering: &covering, is_fresh };
-                let settled = settle::settle(ruling, rules.policy.grants_key(), known, now);
-                (settled.decision, settled.limited, None)
+                let known = Known { active, covering: &covering, is_fresh, locks };
+                (settle::settle(ruling, rules.policy.grants_key(), known, now), None)
             }
-            Err(error) => (Decision::deny(DenyReason::PolicyError), Vec::new(), Some(error.to_string())),
+            Err(error) => (Settled::plain(Decision::deny(DenyReason::PolicyError)), Some(error.to_string())),
         }
     }
 
@@ -305,6 +365,7 @@ impl Checker {
             error: answer.error.clone().or_else(|| answer.bad_request.clone()),
             principals: answer.caller.principals().iter().map(ToString::to_string).collect(),
             grants: answer.decision.basis().map(|basis| basis.grants.clone()).unwrap_or_default(),
+            lock: answer.decision.barrier.as_ref().map(|barrier| barrier.lock.clone()),
             request_id: headers.get("x-request-id").map(str::to_owned),
             method: http.map(|http| http.method.clone()).unwrap_or_default(),
             host: http.map(|http| http.host.clone()).unwrap_or_default(),

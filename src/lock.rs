@@ -160,10 +160,8 @@ mod tests {
     fn the_earlier_of_ttl_and_date_ends_it_and_without_either_nothing_does() {
         let at = |millis| Some(Timestamp::from_millisecond(millis).unwrap());
         let of = |left: Option<u64>, date| {
-            let lock = Lock {
-                lifetime: lifetime(NOW, left.map(Duration::from_millis), date),
-                ..lock("l", "*", 1)
-            };
+            let lock =
+                Lock { lifetime: lifetime(NOW, left.map(Duration::from_millis), date), ..lock("l", "*", 1) };
             (lock.holds(NOW), lock.lifetime.remaining(NOW), lock.expires_at())
         };
         assert_eq!(of(Some(3_000), None), (true, Duration::from_secs(3), at(3_000)));

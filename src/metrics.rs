@@ -25,7 +25,7 @@ pub struct Metrics {
     evaluation_seconds: Histogram,
     cancelled: IntCounter,
     refused: IntCounterVec,
-    unreadable_locks: IntCounterVec,
+    locks: LockMetrics,
     policy_loads: IntCounterVec,
     decision_log_lost: IntCounter,
     resyncs: IntCounter,
@@ -36,7 +36,6 @@ pub struct Metrics {
     store_concerns: IntGauge,
     clock_skew_seconds: Gauge,
     replica_grants: IntGauge,
-    replica_locks: IntGauge,
     replica_age_seconds: Gauge,
     replica_fresh: IntGauge,
     bundles: BundleGauges,
@@ -75,6 +74,29 @@ impl BundleGauges {
     }
 }
 
+#[derive(Debug)]
+struct LockMetrics {
+    unreadable: IntCounterVec,
+    held: IntGauge,
+}
+
+impl LockMetrics {
+    fn new() -> Result<Self, prometheus::Error> {
+        let unreadable = Opts::new(
+            "daypass_locks_unreadable_total",
+            "Stored locks that cannot be read, each of which locks everything, by reason.",
+        );
+        Ok(Self {
+            unreadable: IntCounterVec::new(unreadable, &["reason"])?,
+            held: IntGauge::new("daypass_replica_locks", "Locks in the replica.")?,
+        })
+    }
+
+    fn families(&self) -> [Box<dyn Collector>; 2] {
+        [Box::new(self.unreadable.clone()), Box::new(self.held.clone())]
+    }
+}
+
 impl Metrics {
     /// # Errors
     /// Two families with one name: a mistake in this file.
@@ -109,11 +131,7 @@ impl Metrics {
                 "Stored values that are no grants, by reason.",
                 &["reason"],
             )?,
-            unreadable_locks: counters(
-                "daypass_locks_unreadable_total",
-                "Stored locks that cannot be read, each of which locks everything, by reason.",
-                &["reason"],
-            )?,
+            locks: LockMetrics::new()?,
             policy_loads: counters("daypass_policy_loads_total", "Policy loads, by result.", &["result"])?,
             decision_log_lost: counter(
                 "daypass_decision_log_lost_total",
@@ -146,7 +164,6 @@ impl Metrics {
                 "Between the store's clock and this machine's.",
             )?,
             replica_grants: IntGauge::new("daypass_replica_grants", "Grants in the replica.")?,
-            replica_locks: IntGauge::new("daypass_replica_locks", "Locks in the replica.")?,
             replica_age_seconds: Gauge::new(
                 "daypass_replica_age_seconds",
                 "Age of the replica; -1 before the first copy.",
@@ -154,13 +171,12 @@ impl Metrics {
             replica_fresh: IntGauge::new("daypass_replica_fresh", "1 while the replica may be used.")?,
             bundles: BundleGauges::new()?,
         };
-        let families: [Box<dyn Collector>; 20] = [
+        let families: [Box<dyn Collector>; 18] = [
             Box::new(metrics.checks.clone()),
             Box::new(metrics.check_seconds.clone()),
             Box::new(metrics.evaluation_seconds.clone()),
             Box::new(metrics.cancelled.clone()),
             Box::new(metrics.refused.clone()),
-            Box::new(metrics.unreadable_locks.clone()),
             Box::new(metrics.policy_loads.clone()),
             Box::new(metrics.decision_log_lost.clone()),
             Box::new(metrics.resyncs.clone()),
@@ -171,23 +187,26 @@ impl Metrics {
             Box::new(metrics.store_concerns.clone()),
             Box::new(metrics.clock_skew_seconds.clone()),
             Box::new(metrics.replica_grants.clone()),
-            Box::new(metrics.replica_locks.clone()),
             Box::new(metrics.replica_age_seconds.clone()),
             Box::new(metrics.replica_fresh.clone()),
             Box::new(prometheus::process_collector::ProcessCollector::for_self()),
         ];
-        for family in families.into_iter().chain(metrics.bundles.families()) {
+        for family in families.into_iter().chain(metrics.bundles.families()).chain(metrics.locks.families()) {
             metrics.registry.register(family)?;
         }
-        // A series that appears only with its first event cannot be alerted on.
+        metrics.begin_series();
+        Ok(metrics)
+    }
+
+    /// A series that appears only with its first event cannot be alerted on.
+    fn begin_series(&self) {
         for refusal in Refusal::ALL {
-            metrics.refused.with_label_values(&[refusal.code()]);
-            metrics.unreadable_locks.with_label_values(&[refusal.code()]);
+            self.refused.with_label_values(&[refusal.code()]);
+            self.locks.unreadable.with_label_values(&[refusal.code()]);
         }
         for reason in DenyReason::ALL {
-            metrics.checks.with_label_values(&["deny", reason.code()]);
+            self.checks.with_label_values(&["deny", reason.code()]);
         }
-        Ok(metrics)
     }
 
     /// Counts a check as cancelled unless [`CheckObserver::end`] is called.
@@ -205,7 +224,7 @@ impl Metrics {
     }
 
     pub fn count_unreadable_lock(&self, refusal: Refusal) {
-        self.unreadable_locks.with_label_values(&[refusal.code()]).inc();
+        self.locks.unreadable.with_label_values(&[refusal.code()]).inc();
     }
 
     pub fn count_policy_load(&self, succeeded: bool) {
@@ -262,7 +281,7 @@ impl Metrics {
     }
 
     pub fn set_locks(&self, locks: usize) {
-        self.replica_locks.set(i64::try_from(locks).unwrap_or(i64::MAX));
+        self.locks.held.set(i64::try_from(locks).unwrap_or(i64::MAX));
     }
 
     /// Prometheus text format, version 0.0.4.

@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 use super::identity::{self, IdentitySource};
 use super::input::{self, Wanted};
 use super::request::{self, BodyParsing};
-use super::settle::{self, Known};
+use super::settle::{self, Known, Obstacles};
 use crate::clock::Now;
 use crate::decision::{Basis, Decision, Verdict};
 use crate::grant::{self, Grant};
@@ -21,11 +21,11 @@ use crate::replica::Freshness;
 #[derive(Debug)]
 pub struct GrantStory {
     pub grant: Arc<Grant>,
-    pub standing: Standing,
+    pub bearing: Bearing,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum Bearing {
     /// Held by somebody else.
     NotTheCallers,
     NotYet,
@@ -75,13 +75,9 @@ pub fn explain(
     };
     let stories: Vec<GrantStory> = grants
         .iter()
-        .map(|grant| GrantStory {
-            grant: Arc::clone(grant),
-            standing: standing(grant, &caller, &parsed, now),
-        })
+        .map(|grant| GrantStory { grant: Arc::clone(grant), bearing: bearing(grant, &caller, &parsed, now) })
         .collect();
-    let is_active =
-        |story: &&GrantStory| matches!(story.standing, Standing::Covers | Standing::NotCovering(_));
+    let is_active = |story: &&GrantStory| matches!(story.bearing, Bearing::Covers | Bearing::NotCovering(_));
     let active: Vec<Arc<Grant>> =
         stories.iter().filter(is_active).map(|story| Arc::clone(&story.grant)).collect();
     let covering = grant::covering(&active, &parsed.target);
@@ -92,7 +88,8 @@ pub fn explain(
     let told = ruling.clone().map_err(|error| error.to_string());
     let decision = match ruling {
         Ok(ruling) => {
-            let known = Known { active: &active, covering: &covering, is_fresh: true };
+            let known =
+                Known { active: &active, covering: &covering, is_fresh: true, locks: Obstacles::default() };
             settle::settle(ruling, policy.grants_key(), known, now).decision
         }
         Err(_) => Decision::deny(DenyReason::PolicyError),
@@ -100,15 +97,15 @@ pub fn explain(
     Explanation { caller: Ok(caller), grants: stories, input: Some(input), ruling: Some(told), decision, now }
 }
 
-fn standing(grant: &Grant, caller: &Caller, parsed: &request::Parsed<'_>, now: Now) -> Standing {
+pub fn bearing(grant: &Grant, caller: &Caller, parsed: &request::Parsed<'_>, now: Now) -> Bearing {
     if !caller.principals().contains(&grant.subject) {
-        Standing::NotTheCallers
+        Bearing::NotTheCallers
     } else if grant.lifetime.has_ended(now) {
-        Standing::Ended
+        Bearing::Ended
     } else if !grant.lifetime.is_active(now) {
-        Standing::NotYet
+        Bearing::NotYet
     } else {
-        grant.why_not_covering(&parsed.target).map_or(Standing::Covers, Standing::NotCovering)
+        grant.why_not_covering(&parsed.target).map_or(Bearing::Covers, Bearing::NotCovering)
     }
 }
 
@@ -141,17 +138,17 @@ impl Explanation {
 
     fn grants_text(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
-        for GrantStory { grant, standing } in &self.grants {
+        for GrantStory { grant, bearing } in &self.grants {
             let left = grant.lifetime.remaining(self.now).as_secs();
             write!(text, "{}  {}  ", grant.id, grant.subject)?;
-            match standing {
-                Standing::NotTheCallers => writeln!(text, "not the caller's"),
-                Standing::NotYet => writeln!(text, "has not begun"),
-                Standing::Ended => writeln!(text, "has ended"),
-                Standing::NotCovering(why) => {
+            match bearing {
+                Bearing::NotTheCallers => writeln!(text, "not the caller's"),
+                Bearing::NotYet => writeln!(text, "has not begun"),
+                Bearing::Ended => writeln!(text, "has ended"),
+                Bearing::NotCovering(why) => {
                     writeln!(text, "active, {left} s left; does not cover this: {why}")
                 }
-                Standing::Covers => writeln!(text, "active, {left} s left; covers this"),
+                Bearing::Covers => writeln!(text, "active, {left} s left; covers this"),
             }?;
         }
         Ok(if text.is_empty() { "none".to_owned() } else { text })

@@ -266,7 +266,11 @@ mod tests {
             Mutations { headers: vec![(STREAM_DURATION.into(), "999999999".into())], ..Mutations::default() };
         let verdict =
             Verdict::Allow { reason: AllowReason::Grant, mutations: Some(mutations), basis: Some(basis) };
-        let decision = Decision { verdict, metadata: vec![("grant".into(), Json::String("forged".into()))], barrier: None };
+        let decision = Decision {
+            verdict,
+            metadata: vec![("grant".into(), Json::String("forged".into()))],
+            barrier: None,
+        };
         let response = render(decision, context(limits(lease)));
         assert_eq!(response.dynamic_metadata.unwrap().fields["grant"], text("g"));
         let Some(HttpResponse::OkResponse(ok)) = response.http_response else { panic!("not an allow") };

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::clock::Now;
 use crate::decision::{AllowReason, Basis, Decision, DenyReason, MIN_REMAINING, Verdict};
 use crate::grant::Grant;
+use crate::lock::Lock;
 use crate::policy::{GrantsKey, Outcome, Ruling};
 use crate::store::Limited;
 
@@ -19,12 +20,12 @@ pub struct Known<'a> {
     pub active: &'a [Arc<Grant>],
     pub covering: &'a [&'a Arc<Grant>],
     pub is_fresh: bool,
-    pub locks: Standing<'a>,
+    pub locks: Obstacles<'a>,
 }
 
-/// The locks in the way of one request. None of them is on the caller: that one is not asked about.
+/// The locks that one request meets, beside those on its caller, which nobody gets as far as policy with.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Standing<'a> {
+pub struct Obstacles<'a> {
     pub on_everything: Option<&'a Lock>,
     /// Took a grant that covers the request out of `active`.
     pub on_covering: Option<&'a Lock>,
@@ -35,50 +36,68 @@ pub struct Standing<'a> {
 pub struct Settled {
     pub decision: Decision,
     pub limited: Vec<Limited>,
+    /// It allows, and says that it does so on no grant.
+    pub stands_alone: bool,
+}
+
+impl Settled {
+    /// A decision on which nothing has to be taken.
+    #[must_use]
+    pub fn plain(decision: Decision) -> Self {
+        Self { decision, limited: Vec::new(), stands_alone: false }
+    }
 }
 
 #[must_use]
 pub fn settle(ruling: Ruling, grants_key: GrantsKey, known: Known<'_>, now: Now) -> Settled {
     let Ruling { outcome, metadata, grants } = ruling;
     let mutations = match outcome {
-        Outcome::Deny { .. } if known.locks.any().is_some() => return locked(known.locks.any()),
-        // A policy that could not see the grants may have denied for want of them.
-        Outcome::Deny { .. } if !known.is_fresh => return denied(Decision::deny(DenyReason::Stale)),
         Outcome::Deny { http, reason } => {
-            let verdict = Verdict::Deny { reason, http };
-            return denied(Decision { verdict, metadata, barrier: None });
+            let decided = Decision { verdict: Verdict::Deny { reason, http }, metadata, barrier: None };
+            return Settled::plain(denial(decided, known));
         }
         Outcome::Allow(mutations) => mutations,
     };
-    // Only a decision that says it rests on nothing can stand against a lock on everything, or without knowing the
+    // Only a decision that says it rests on nothing can stand against a lock on everything, and without knowing the
     // grants.
-    let rests_on_nothing = grants.as_deref() == Some(&[]);
-    if known.locks.on_everything.is_some() && !rests_on_nothing {
-        return locked(known.locks.on_everything);
+    let stands_alone = grants.as_deref() == Some(&[]);
+    if let Some(lock) = known.locks.on_everything.filter(|_| !stands_alone) {
+        return Settled::plain(locked(lock));
     }
-    if !known.is_fresh && !rests_on_nothing {
-        return denied(Decision::deny(DenyReason::Stale));
+    if !known.is_fresh && !stands_alone {
+        return Settled::plain(Decision::deny(DenyReason::Stale));
     }
     let Ok(basis) = rests_on(grants.as_deref(), grants_key, known) else {
-        return denied(Decision::deny(DenyReason::PolicyError));
+        return Settled::plain(Decision::deny(DenyReason::PolicyError));
     };
     let Some(remaining) = basis.iter().map(|grant| grant.lifetime.remaining(now)).min() else {
         let verdict = Verdict::Allow { reason: AllowReason::Policy, mutations, basis: None };
-        return denied(Decision { verdict, metadata, barrier: None });
+        let decision = Decision { verdict, metadata, barrier: None };
+        return Settled { decision, limited: Vec::new(), stands_alone };
     };
     if remaining < MIN_REMAINING {
-        return denied(Decision::deny(DenyReason::GrantEnding));
+        return Settled::plain(Decision::deny(DenyReason::GrantEnding));
     }
     let limited =
         |grant: &&Arc<Grant>| grant.max_uses.map(|max_uses| Limited { grant: Arc::clone(grant), max_uses });
     let limited = basis.iter().filter_map(limited).collect();
     let basis = describe(basis, remaining, now);
     let verdict = Verdict::Allow { reason: AllowReason::Grant, mutations, basis };
-    Settled { decision: Decision { verdict, metadata, barrier: None }, limited }
+    Settled { decision: Decision { verdict, metadata, barrier: None }, limited, stands_alone }
 }
 
-fn denied(decision: Decision) -> Settled {
-    Settled { decision, limited: Vec::new() }
+/// What policy's no becomes: with a lock or without knowing the grants it was no for want of them.
+fn denial(decided: Decision, known: Known<'_>) -> Decision {
+    match known.locks.on_everything.or(known.locks.on_covering) {
+        Some(lock) => locked(lock),
+        None if known.is_fresh => decided,
+        None => Decision::deny(DenyReason::Stale),
+    }
+}
+
+#[must_use]
+pub fn locked(lock: &Lock) -> Decision {
+    Decision::locked(&lock.id, &lock.message)
 }
 
 /// Policy named a grant that the caller does not hold at this moment.
@@ -135,6 +154,10 @@ mod tests {
     }
 
     fn outcome(ruling: Ruling, key: GrantsKey, is_fresh: bool) -> String {
+        with_locks(ruling, key, is_fresh, Obstacles::default())
+    }
+
+    fn with_locks(ruling: Ruling, key: GrantsKey, is_fresh: bool, locks: Obstacles<'_>) -> String {
         let active = if is_fresh {
             ["a", "b", "end"]
                 .iter()
@@ -145,7 +168,8 @@ mod tests {
             vec![]
         };
         let covering: Vec<_> = active.iter().take(1).collect();
-        let settled = settle(ruling, key, Known { active: &active, covering: &covering, is_fresh }, NOW);
+        let settled =
+            settle(ruling, key, Known { active: &active, covering: &covering, is_fresh, locks }, NOW);
         let basis =
             settled.decision.basis().map(|basis| format!(" {:?} {:?}", basis.grants, basis.remaining));
         format!("{}{}", settled.decision.reason_code(), basis.unwrap_or_default())
@@ -175,6 +199,35 @@ mod tests {
             (deny(), Binding, false, "stale"),
         ] {
             assert_eq!(outcome(ruling.clone(), key, is_fresh), expected, "{ruling:?} {key:?} {is_fresh}");
+        }
+    }
+
+    #[test]
+    fn against_a_lock_stands_only_what_rests_on_nothing_or_on_other_grants() {
+        use GrantsKey::{Binding, Foreign};
+        let deny = || Ruling {
+            outcome: Outcome::Deny { http: None, reason: DenyReason::NoGrant },
+            metadata: Vec::new(),
+            grants: None,
+        };
+        let lock = crate::lock::testing::lock("l", "*", 1_000);
+        let everything = Obstacles { on_everything: Some(&lock), on_covering: None };
+        let covering = Obstacles { on_everything: None, on_covering: Some(&lock) };
+        for (ruling, key, is_fresh, locks, expected) in [
+            (allow(None), Binding, true, everything, "locked"),
+            (allow(Some(&["a"])), Binding, true, everything, "locked"),
+            (allow(Some(&["x"])), Foreign, true, everything, "locked"),
+            (allow(Some(&[])), Binding, true, everything, "policy"),
+            (allow(Some(&[])), Foreign, true, everything, "policy"),
+            (allow(Some(&[])), Binding, false, everything, "policy"),
+            (allow(None), Binding, false, everything, "locked"),
+            (deny(), Binding, true, everything, "locked"),
+            (deny(), Binding, false, everything, "locked"),
+            (deny(), Foreign, true, covering, "locked"),
+            (allow(Some(&[])), Binding, true, covering, "policy"),
+            (allow(Some(&["a"])), Binding, true, covering, "grant [\"a\"] 5s"),
+        ] {
+            assert_eq!(with_locks(ruling.clone(), key, is_fresh, locks), expected, "{ruling:?} {is_fresh}");
         }
     }
 }

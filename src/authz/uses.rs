@@ -82,7 +82,7 @@ impl Spent {
     /// A denial for want of a grant that was there a moment ago says what became of it.
     pub fn explain(&self, decision: Decision) -> Decision {
         match self.reason {
-            Some(reason) if !decision.is_allow() => Decision::deny(reason),
+            Some(reason) if !decision.is_allow() && decision.barrier.is_none() => Decision::deny(reason),
             _ => decision,
         }
     }

@@ -112,7 +112,12 @@ impl LockIndex {
         self.by_id.insert(id, entry);
     }
 
-    fn insert(&mut self, lock: Lock, history: Option<&Arc<str>>, now: Option<Now>) -> Result<(), ReplicaFull> {
+    fn insert(
+        &mut self,
+        lock: Lock,
+        history: Option<&Arc<str>>,
+        now: Option<Now>,
+    ) -> Result<(), ReplicaFull> {
         self.in_doubt.remove(&*lock.id);
         let before = self.take(&lock.id);
         if self.by_id.len() >= MAX_LOCKS {
@@ -374,8 +379,7 @@ mod tests {
         let replica = replica();
         replica.insert_lock(lock("l", "db", 1_000)).unwrap();
         let from = |id: &str, entitlement: Option<&str>| {
-            let provenance =
-                Provenance { entitlement: entitlement.map(Into::into), ..Provenance::default() };
+            let provenance = Provenance { entitlement: entitlement.map(Into::into), ..Provenance::default() };
             Arc::new(crate::grant::Grant {
                 provenance: Some(Box::new(provenance)),
                 ..grant(id, "user:alice", 1_000)
@@ -384,9 +388,10 @@ mod tests {
         let mut active = vec![from("a", Some("db")), from("b", Some("web")), from("c", None)];
         active.push(Arc::new(grant("d", "user:alice", 1_000)));
         let taken = replica.take_locked(&mut active, NOW);
-        assert_eq!(taken.iter().map(|(grant, lock)| (grant.id.as_str(), &*lock.id)).collect::<Vec<_>>(), [(
-            "a", "l"
-        )]);
+        assert_eq!(
+            taken.iter().map(|(grant, lock)| (grant.id.as_str(), &*lock.id)).collect::<Vec<_>>(),
+            [("a", "l")]
+        );
         assert_eq!(active.len(), 3);
         assert!(replica.take_locked(&mut vec![from("a", Some("db"))], later(1_000)).is_empty());
     }

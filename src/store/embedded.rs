@@ -79,6 +79,7 @@ impl EmbeddedStore {
             moves: Moves::new(last),
         };
         let now = store.around.clock.now();
+        store.fill_locks(now)?;
         for (id, text) in store.texts()? {
             match store.decode(&id, &text, now) {
                 Ok(grant) => store.around.replica.insert(grant).map_err(StoreError::unavailable)?,
@@ -89,6 +90,25 @@ impl EmbeddedStore {
             }
         }
         Ok(store)
+    }
+
+    fn fill_locks(&self, now: Now) -> Result<(), StoreError> {
+        for (id, text, left) in self.locks(now)? {
+            let read_at = ReadAt { sent: now, ttl: Ttl::Left(left) };
+            let (lock, refusal) = record::read_lock(&id, &id, text.as_bytes(), read_at);
+            if let Some(refusal) = refusal {
+                tracing::error!(
+                    lock = id,
+                    reason = refusal.code(),
+                    "a stored lock cannot be read; everything is locked"
+                );
+                self.around.metrics.count_unreadable_lock(refusal);
+            }
+            if lock.holds(now) {
+                self.around.replica.insert_lock(lock).map_err(StoreError::unavailable)?;
+            }
+        }
+        Ok(())
     }
 
     pub(super) async fn revoke(self: Arc<Self>, ids: Vec<GrantId>) -> Result<Revoked, StoreError> {
@@ -211,8 +231,15 @@ impl EmbeddedStore {
     }
 
     fn texts(&self) -> Result<Vec<(String, String)>, StoreError> {
+        self.texts_of(GRANTS)
+    }
+
+    fn texts_of(
+        &self,
+        table: TableDefinition<'_, &'static str, &'static str>,
+    ) -> Result<Vec<(String, String)>, StoreError> {
         let transaction = self.database.begin_read().map_err(StoreError::unavailable)?;
-        let table = transaction.open_table(GRANTS).map_err(StoreError::unavailable)?;
+        let table = transaction.open_table(table).map_err(StoreError::unavailable)?;
         let entries = table.iter().map_err(StoreError::unavailable)?;
         entries
             .map(|entry| entry.map(|(id, text)| (id.value().to_owned(), text.value().to_owned())))
@@ -249,4 +276,45 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
     tokio::task::spawn_blocking(work).await.map_err(StoreError::unavailable)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::metrics::Metrics;
+    use crate::principal::Caller;
+    use crate::replica::{Limits, Replica, Staleness};
+
+    fn around() -> Surroundings {
+        let limits = Limits { grants: 10, grants_per_principal: 10 };
+        Surroundings {
+            replica: Arc::new(Replica::new(Staleness::Local, limits)),
+            metrics: Arc::new(Metrics::new().unwrap()),
+            clock: Clock::System,
+            max_ttl: Duration::from_secs(3600),
+        }
+    }
+
+    #[test]
+    fn locks_of_the_file_are_in_force_from_the_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |id: &str, text: &str| {
+            let store = EmbeddedStore::open(dir.path(), around()).unwrap();
+            let transaction = store.database.begin_write().unwrap();
+            transaction.open_table(LOCKS).unwrap().insert(id, text).unwrap();
+            transaction.commit().unwrap();
+        };
+        write("l", r#"{"v":1,"principal":"user:alice","message":"m","expires_at":"2999-01-01T00:00:00Z"}"#);
+        write("over", r#"{"v":1,"everything":true,"message":"m","expires_at":"2001-01-01T00:00:00Z"}"#);
+        let around = around();
+        drop(EmbeddedStore::open(dir.path(), around.clone()).unwrap());
+        let now = Clock::System.now();
+        let alice = Caller::new(vec!["user:alice".parse().unwrap()]);
+        assert!(around.replica.lock_on(&alice, now).is_some());
+        assert!(around.replica.lock_on_everything(now).is_none());
+        write("bad", "{");
+        drop(EmbeddedStore::open(dir.path(), around.clone()).unwrap());
+        assert!(around.replica.lock_on_everything(now).is_some());
+    }
 }

@@ -30,8 +30,7 @@ fn module(file: &str) -> &str {
     file.split(['/', '.']).next().unwrap()
 }
 
-const DOMAIN: [&str; 7] =
-    ["clock", "decision", "grant", "lock", "permission", "principal", "standing"];
+const DOMAIN: [&str; 7] = ["clock", "decision", "grant", "lock", "permission", "principal", "standing"];
 
 /// Modules of this crate that each may import, beside itself. Whoever is missing here may import everything.
 fn allowed(module: &str) -> Option<Vec<&'static str>> {

@@ -21,7 +21,8 @@ use crate::store::journal::{
     self, Commit, Due, Head, Index, Look, MAX_EVENTS, MAX_PAGE, Outcome, Place, Row, StoredEvent, Write,
     kept_millis, millis_down, millis_up, moment,
 };
-use crate::store::record::GrantRecord;
+use crate::lock::Lock;
+use crate::store::record::{self, GrantRecord, ReadAt, Ttl};
 
 type Definition<K, V> = TableDefinition<'static, K, V>;
 
@@ -48,6 +49,8 @@ const NEVER: i64 = i64::MAX;
 enum Change {
     Given(Box<Grant>),
     Ended(GrantId),
+    Locked(Box<Lock>),
+    Unlocked(GrantId),
 }
 
 /// Makes the tables, so that every read finds them. The number of the last event.
@@ -255,7 +258,7 @@ impl EmbeddedStore {
         Ok(outcome)
     }
 
-    /// Only a grant can be wrong. A file has no TTL, so its record gets its end.
+    /// Only grants and locks can be wrong. A file has no TTL, so a grant's record gets its end.
     fn checked(&self, write: &mut Write, now: Now) -> Result<Option<Change>, Refusal> {
         match write {
             Write::Grant { id, record, ttl } => {
@@ -272,6 +275,12 @@ impl EmbeddedStore {
                 Ok(Some(Change::Given(Box::new(grant))))
             }
             Write::EndGrant(id) => Ok(Some(Change::Ended(id.clone()))),
+            Write::Lock { id, record, ttl } => {
+                let read_at = ReadAt { sent: now, ttl: Ttl::Left(*ttl) };
+                let lock = record::decode_lock(id.as_str(), record.as_bytes(), read_at)?;
+                Ok(Some(Change::Locked(Box::new(lock))))
+            }
+            Write::EndLock(id) => Ok(Some(Change::Unlocked(id.clone()))),
             _ => Ok(None),
         }
     }
@@ -312,6 +321,22 @@ impl EmbeddedStore {
         Ok(Outcome::Done { head, replicas: 0, replicated: 0 })
     }
 
+    /// Locks that hold, with what time they have left.
+    pub(super) fn locks(&self, now: Now) -> Result<Vec<(String, String, Duration)>, StoreError> {
+        self.read(|transaction| {
+            let mut locks = Vec::new();
+            for entry in transaction.open_table(LOCKS)?.iter()? {
+                let (id, value) = entry?;
+                let (text, until) = value.value();
+                let left = until.saturating_sub(now.wall.as_millisecond());
+                if let Ok(left @ 1..) = u64::try_from(left) {
+                    locks.push((id.value().to_owned(), text.to_owned(), Duration::from_millis(left)));
+                }
+            }
+            Ok(locks)
+        })
+    }
+
     /// The one place where the replica learns of a commit. Under the lock of the order.
     fn apply(&self, changes: Vec<Change>) {
         for change in changes {
@@ -324,6 +349,14 @@ impl EmbeddedStore {
                     }
                 }
                 Change::Ended(id) => drop(self.around.replica.remove(id.as_str())),
+                Change::Locked(lock) => {
+                    let id = Arc::clone(&lock.id);
+                    if let Err(error) = self.around.replica.insert_lock(*lock) {
+                        // The replica says that it is not fresh then, which denies more than the lock would.
+                        tracing::error!(lock = %id, "a lock has no room: {error}");
+                    }
+                }
+                Change::Unlocked(id) => drop(self.around.replica.remove_lock(id.as_str())),
             }
         }
     }

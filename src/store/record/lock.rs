@@ -81,7 +81,11 @@ fn parse(text: &str) -> Result<LockRecord, Refusal> {
     if members.get("v").and_then(Value::as_u64) != Some(VERSION) {
         return Err(Refusal::BadVersion);
     }
-    if error.to_string().starts_with("unknown field") { Err(Refusal::UnknownField) } else { Err(Refusal::BadField) }
+    if error.to_string().starts_with("unknown field") {
+        Err(Refusal::UnknownField)
+    } else {
+        Err(Refusal::BadField)
+    }
 }
 
 impl LockRecord {
@@ -92,9 +96,7 @@ impl LockRecord {
             (Some(name), None, None) => {
                 name.parse().map(LockTarget::Principal).map_err(|_| Refusal::BadSubject)
             }
-            (None, Some(name), None) if !name.is_empty() => {
-                Ok(LockTarget::Entitlement(name.as_str().into()))
-            }
+            (None, Some(name), None) if !name.is_empty() => Ok(LockTarget::Entitlement(name.as_str().into())),
             (None, None, Some(true)) => Ok(LockTarget::Everything),
             _ => Err(Refusal::BadField),
         }
@@ -118,18 +120,18 @@ mod tests {
             let lock = read(value).unwrap();
             (lock.target, lock.lifetime.remaining(NOW), lock.message.to_string())
         };
-        let (target, left, message) = of(
-            r#"{"v":1,"id":"l1","principal":"user:x","message":"m","created_by":"user:root",
-                "created_at":"1970-01-01T00:00:00Z","expires_at":"1970-01-01T00:30:00Z"}"#,
-        );
+        let (target, left, message) =
+            of(r#"{"v":1,"id":"l1","principal":"user:x","message":"m","created_by":"user:root",
+                "created_at":"1970-01-01T00:00:00Z","expires_at":"1970-01-01T00:30:00Z"}"#);
         assert_eq!(target, LockTarget::Principal("user:x".parse().unwrap()));
         assert_eq!((left, message.as_str()), (HOUR / 2, "m"));
         assert_eq!(of(r#"{"v":1,"entitlement":"db","message":"m"}"#).0, LockTarget::Entitlement("db".into()));
         assert_eq!(of(r#"{"v":1,"everything":true,"message":""}"#).2, "access is locked");
-        let endless = decode_lock("l", br#"{"v":1,"everything":true,"message":"m"}"#, ReadAt {
-            sent: NOW,
-            ttl: Ttl::None,
-        });
+        let endless = decode_lock(
+            "l",
+            br#"{"v":1,"everything":true,"message":"m"}"#,
+            ReadAt { sent: NOW, ttl: Ttl::None },
+        );
         assert_eq!(endless.unwrap().expires_at(), None);
     }
 

@@ -34,10 +34,7 @@ pub struct Target {
 pub enum ReadValue {
     Absent,
     Present { bytes: Vec<u8>, ttl: Ttl },
-    Refused {
-        refusal: Refusal,
-        ttl: Ttl,
-    },
+    Refused { refusal: Refusal, ttl: Ttl },
 }
 
 impl Target {

@@ -46,7 +46,10 @@ impl Session {
         let (lock, refusal) = match value {
             ReadValue::Absent => {
                 if self.around.replica.miss_lock(id, &self.history) == Absence::Lost {
-                    tracing::warn!(lock = id, "the server has lost this lock, or it was ended unseen; it holds on");
+                    tracing::warn!(
+                        lock = id,
+                        "the server has lost this lock, or it was ended unseen; it holds on"
+                    );
                 }
                 return Ok(());
             }
@@ -60,7 +63,10 @@ impl Session {
             }
             ReadValue::Present { bytes, ttl } => {
                 if matches!(ttl, Ttl::Left(left) if left > lock::MAX_TTL) {
-                    tracing::warn!(lock = id, "this lock is for longer than any should be; it holds all the same");
+                    tracing::warn!(
+                        lock = id,
+                        "this lock is for longer than any should be; it holds all the same"
+                    );
                 }
                 record::read_lock(id, key, &bytes, ReadAt { sent: read, ttl })
             }

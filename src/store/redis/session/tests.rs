@@ -144,3 +144,120 @@ fn batches_follow_the_size_of_the_values() {
     session.adapt_batch(&of(64 * 1024));
     assert_eq!(session.batch.load(Ordering::Relaxed), BATCH_BYTES / (64 * 1024));
 }
+
+const LOCK: &str = "{jit}:lock:l";
+
+fn is_locked(session: &Session) -> bool {
+    let alice = Caller::new(vec!["user:alice".parse().unwrap()]);
+    session.around.replica.lock_on(&alice, Clock::System.now()).is_some()
+}
+
+fn is_all_locked(session: &Session) -> bool {
+    session.around.replica.lock_on_everything(Clock::System.now()).is_some()
+}
+
+fn lock_value(text: &str, ttl: Ttl) -> ReadValue {
+    ReadValue::Present { bytes: text.into(), ttl }
+}
+
+fn on_alice() -> ReadValue {
+    lock_value(r#"{"v":1,"principal":"user:alice","message":"m"}"#, Ttl::Left(Duration::from_secs(60)))
+}
+
+fn read_lock(session: &Session, value: ReadValue, during: impl FnOnce()) {
+    let key = LOCK.to_owned();
+    let registered = session.register(&[&key]);
+    during();
+    session.take_replies(&[&key], &registered, vec![value], Clock::System.now()).unwrap();
+}
+
+#[test]
+fn an_announced_lock_leaves_nobody_decided_until_it_was_read() {
+    let (session, mut changes) = session();
+    read(&session, || ());
+    session.on_push(invalidation(Some(&[LOCK])));
+    assert!(matches!(changes.try_recv(), Ok(Change::Keys(keys)) if keys == [LOCK]));
+    assert_eq!(known(&session), None);
+    read_lock(&session, ReadValue::Absent, || session.on_push(invalidation(Some(&[LOCK]))));
+    assert_eq!(known(&session), None, "it changed again while it was read");
+    read_lock(&session, on_alice(), || ());
+    assert_eq!((known(&session), is_locked(&session)), (Some(1), true));
+    session.on_push(invalidation(Some(&[LOCK])));
+    assert!(is_locked(&session), "what is known holds until it is known otherwise");
+    read_lock(&session, ReadValue::Absent, || ());
+    assert_eq!((known(&session), is_locked(&session)), (Some(1), false));
+}
+
+#[test]
+fn a_lock_without_an_end_or_a_long_one_holds_and_what_cannot_be_read_locks_everything() {
+    let (session, _changes) = session();
+    let of = |text: &str, ttl| {
+        read_lock(&session, lock_value(text, ttl), || ());
+        (is_locked(&session), is_all_locked(&session))
+    };
+    let good = r#"{"v":1,"principal":"user:alice","message":"m"}"#;
+    assert_eq!(of(good, Ttl::None), (true, false));
+    assert_eq!(of(good, Ttl::Left(Duration::from_secs(400 * 24 * 3600))), (true, false));
+    assert_eq!(of(good, Ttl::Left(Duration::ZERO)), (false, false));
+    assert_eq!(of("{", Ttl::Left(Duration::from_secs(60))), (false, true));
+    assert_eq!(of(good, Ttl::None), (true, false), "mended");
+    let refused = |ttl| ReadValue::Refused { refusal: Refusal::WrongType, ttl };
+    read_lock(&session, refused(Ttl::None), || ());
+    assert!(is_all_locked(&session));
+    read_lock(&session, refused(Ttl::Left(Duration::ZERO)), || ());
+    assert!(!is_all_locked(&session), "its key has ended");
+    let text = session.around.metrics.render().unwrap();
+    assert!(text.contains("daypass_locks_unreadable_total{reason=\"wrong_type\"} 2"), "{text}");
+}
+
+#[test]
+fn a_lock_that_another_history_has_not_holds_on() {
+    let (first, _changes) = session();
+    read_lock(&first, on_alice(), || ());
+    let second = next(&first, "second");
+    read_lock(&second, ReadValue::Absent, || ());
+    assert!(is_locked(&second));
+    read_lock(&second, on_alice(), || ());
+    read_lock(&second, ReadValue::Absent, || ());
+    assert!(!is_locked(&second));
+}
+
+#[test]
+fn a_flush_leaves_locks_in_force_until_the_copy_says_otherwise() {
+    let (session, _changes) = session();
+    read_lock(&session, on_alice(), || ());
+    session.on_push(invalidation(None));
+    assert!(is_locked(&session));
+    session.around.replica.begin_pass();
+    session.end_lock_pass(|_| false);
+    assert!(!is_locked(&session));
+}
+
+#[test]
+fn a_key_that_is_no_locks_name_locks_everything_until_a_list_has_it_no_more() {
+    let (session, mut changes) = session();
+    session.on_push(invalidation(Some(&["{jit}:lock:a b", "{jit}:lock:"])));
+    assert!(is_all_locked(&session));
+    assert!(matches!(changes.try_recv(), Ok(Change::Keys(keys)) if keys.len() == 2));
+    assert!(session.tokens().is_empty(), "it is not read by its name");
+    session.around.replica.begin_pass();
+    session.take_in_misnamed("{jit}:lock:a b").unwrap();
+    session.end_lock_pass(|_| false);
+    assert!(is_all_locked(&session));
+    session.around.replica.begin_pass();
+    session.end_lock_pass(|_| false);
+    assert!(!is_all_locked(&session));
+}
+
+#[test]
+fn a_session_that_has_ended_puts_no_lock_in_doubt_and_the_next_settles_what_it_left() {
+    let (first, _changes) = session();
+    first.on_push(invalidation(Some(&[LOCK])));
+    let second = next(&first, "first");
+    assert!(second.around.replica.is_lock_in_doubt());
+    second.around.replica.begin_pass();
+    second.end_lock_pass(|_| false);
+    assert!(!second.around.replica.is_lock_in_doubt());
+    first.on_push(invalidation(Some(&[LOCK, "{jit}:lock:a b"])));
+    assert!(!second.around.replica.has_locks());
+}
