@@ -93,6 +93,10 @@ pub struct PolicyConfig {
     pub run_tests: bool,
     /// Policies and data that come from servers.
     pub bundles: Option<bundle::Config>,
+    /// Where people ask for an entitlement; `{entitlement}` stands for its name.
+    pub request_url: Option<String>,
+    /// No entitlement may give more.
+    pub max_grant_ttl: Duration,
 }
 
 #[derive(Debug, Clone)]
@@ -215,6 +219,7 @@ fn assemble(args: &ServeArgs, mut file: FileSettings, problems: &mut Vec<Problem
         },
         queue: file.decision_log_queue.unwrap_or(DEFAULT_DECISION_LOG_QUEUE),
     });
+    let max_grant_ttl = file.max_grant_ttl.unwrap_or(DEFAULT_MAX_GRANT_TTL);
     let decision = args.decision.as_deref().or(file.decision.as_deref()).unwrap_or(DEFAULT_DECISION);
     Some(Config {
         listen: args.listen.clone().or(file.listen).unwrap_or_else(|| Listen::Tcp(loopback(9191))),
@@ -229,6 +234,8 @@ fn assemble(args: &ServeArgs, mut file: FileSettings, problems: &mut Vec<Problem
             health_paths: file.health_paths.unwrap_or_default(),
             run_tests: file.policy_tests == Some(true),
             bundles,
+            request_url: file.request_url.take(),
+            max_grant_ttl,
         },
         authz,
         api: ApiConfig { token_file: file.token_file, tls: file.tls },
@@ -239,7 +246,7 @@ fn assemble(args: &ServeArgs, mut file: FileSettings, problems: &mut Vec<Problem
         decision_log,
         reflection: args.reflection || file.reflection == Some(true),
         max_message_bytes: file.max_message_bytes.unwrap_or(DEFAULT_MAX_MESSAGE_BYTES),
-        max_grant_ttl: file.max_grant_ttl.unwrap_or(DEFAULT_MAX_GRANT_TTL),
+        max_grant_ttl,
         replica_limits: Limits {
             grants: file.max_grants.unwrap_or(DEFAULT_MAX_GRANTS),
             grants_per_principal: file.max_grants_per_principal.unwrap_or(DEFAULT_MAX_GRANTS_PER_PRINCIPAL),

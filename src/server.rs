@@ -32,6 +32,8 @@ use crate::authz::{Checker, LiveRules};
 use crate::bundle::Bundles;
 use crate::clock::Clock;
 use crate::config::{Config, StoreConfig};
+use crate::desk::admission::LiveAdmission;
+use crate::desk::{self, Desk};
 use crate::metrics::Metrics;
 use crate::ops::{self, PolicyReport, Readiness};
 use crate::policy::{Fingerprint, LoadError};
@@ -40,7 +42,7 @@ use crate::store::{EmbeddedStore, Ledger, RedisStore, Store, StoreError, Surroun
 
 pub use keeper::load as load_policy;
 
-use keeper::Keeper;
+use keeper::{Keeper, Live, Loaded};
 use listen::{CheckListener, ListenError};
 use worker::Workers;
 
@@ -96,8 +98,12 @@ impl From<LoadError> for ServeError {
 pub fn run(config: Config) -> Result<(), ServeError> {
     // TLS towards Redis takes the process's provider; a second installation is no error worth more than this.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let control =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(CONTROL_THREADS).enable_all().build()?;
+    // The API's threads evaluate policy, too.
+    let control = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_stack_size(worker::STACK_BYTES)
+        .enable_all()
+        .build()?;
     let result = control.block_on(serve(config));
     // Blocking work that is still running, such as a commit, may finish; nothing waits for it.
     control.shutdown_background();
@@ -118,7 +124,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let mut vital = Vital::default();
     let (keeper, turns) = Keeper::new(
         config.policy.clone(),
-        Arc::clone(&parts.checker.rules),
+        Live { rules: Arc::clone(&parts.checker.rules), admission: Arc::clone(&parts.admission) },
         Arc::clone(&parts.readiness.policy),
         Arc::clone(&parts.checker.metrics),
         worker::count(),
@@ -184,8 +190,9 @@ async fn drain(parts: Parts, mut vital: Vital, stop: &watch::Sender<bool>, drain
 /// Everything that is there before anybody can connect.
 struct Parts {
     checker: Arc<Checker>,
+    admission: Arc<LiveAdmission>,
     store: Arc<Store>,
-    desk: Arc<crate::desk::Desk>,
+    desk: Arc<Desk>,
     token: Token,
     readiness: Arc<Readiness>,
     log_writer: Option<JoinHandle<()>>,
@@ -197,7 +204,7 @@ impl Parts {
         let metrics = Arc::new(Metrics::new()?);
         // Before they are read: a change while they are is seen as one.
         let seen = Fingerprint::of(&config.policy.paths);
-        let rules =
+        let Loaded { rules, admission } =
             load_policy(&config.policy, worker::count()).inspect_err(|_| metrics.count_policy_load(false))?;
         metrics.count_policy_load(true);
         std::fs::DirBuilder::new()
@@ -227,16 +234,12 @@ impl Parts {
             clock: Clock::System,
             is_draining: AtomicBool::new(false),
         });
-        let admission = crate::desk::admission::Admission::compile(
-            &crate::policy::Sources::built_in(),
-            crate::entitlement::Limits { max_grant_ttl: config.max_grant_ttl },
-            config.policy.evaluation_timeout,
-        )?;
-        let desk = Arc::new(crate::desk::Desk::new(
+        let admission = Arc::new(LiveAdmission::new(admission));
+        let desk = Arc::new(Desk::new(
             Arc::clone(&store),
             Arc::clone(&replica),
-            Arc::new(crate::desk::admission::LiveAdmission::new(admission)),
-            crate::desk::Limits { max_grant_ttl: config.max_grant_ttl },
+            Arc::clone(&admission),
+            desk::Limits { max_grant_ttl: config.max_grant_ttl },
         ));
         let checker = Arc::new(Checker {
             config: config.authz.clone(),
@@ -248,7 +251,7 @@ impl Parts {
             clock: Clock::System,
             in_flight: AtomicUsize::new(0),
         });
-        Ok(Self { checker, store, desk, token, readiness, log_writer, seen })
+        Ok(Self { checker, admission, desk, store, token, readiness, log_writer, seen })
     }
 }
 

@@ -59,6 +59,8 @@ pub fn run(args: PolicyArgs) -> ExitCode {
 
 fn read_sources(paths: &[PathBuf], is_v0: bool) -> Result<Sources, crate::policy::LoadError> {
     let mut sources = Sources::read(paths)?;
+    // As `daypass serve` does.
+    sources.complete();
     if is_v0 {
         sources.modules.iter_mut().for_each(|module| module.version = RegoVersion::V0);
     }

@@ -30,6 +30,7 @@ pub struct FileSettings {
     pub policy: Option<Vec<PathBuf>>,
     pub decision: Option<String>,
     pub health_paths: Option<Vec<String>>,
+    pub request_url: Option<String>,
     pub policy_tests: Option<bool>,
     /// OPA's `services`, `bundles`, `keys` and `persistence_directory`, as they were written.
     pub bundles: Map<String, Json>,
@@ -105,6 +106,7 @@ fn settings(mut root: Section<'_, '_>) -> FileSettings {
         policy: root.list("policy", path),
         decision: root.get("decision", text),
         health_paths: root.list("health_paths", health_path),
+        request_url: root.get("request_url", request_url),
         policy_tests: root.get("policy_tests", parsed),
         dry_run: root.get("dry_run", parsed),
         skip_request_body_parse: root.get("skip_request_body_parse", parsed),
@@ -238,6 +240,17 @@ fn positive(text: &str) -> Result<usize, String> {
 
 fn health_path(text: &str) -> Result<String, String> {
     if text.starts_with('/') { Ok(text.to_owned()) } else { Err(format!("{text:?} does not begin with /")) }
+}
+
+/// Shown in denials, so nothing that a browser would not take for a link.
+fn request_url(text: &str) -> Result<String, String> {
+    const MAX_BYTES: usize = 2048;
+    let is_web = text.starts_with("https://") || text.starts_with("http://");
+    if is_web && text.len() <= MAX_BYTES && !text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("{text:?} is not a URL; write it as https://access.example/ask?for={{entitlement}}"))
+    }
 }
 
 fn log_format(text: &str) -> Result<LogFormat, String> {

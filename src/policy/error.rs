@@ -116,6 +116,27 @@ impl fmt::Display for Problem {
 #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
 pub struct LoadError(pub Vec<Problem>);
 
+impl LoadError {
+    /// Both, or what is wrong with either: a mistake in a file that both come from is told once.
+    ///
+    /// # Errors
+    /// What is wrong with either.
+    pub fn both<A, B>(one: Result<A, Self>, other: Result<B, Self>) -> Result<(A, B), Self> {
+        match (one, other) {
+            (Ok(one), Ok(other)) => Ok((one, other)),
+            (one, other) => {
+                let mut problems = one.err().map(|Self(problems)| problems).unwrap_or_default();
+                for problem in other.err().map(|Self(problems)| problems).unwrap_or_default() {
+                    if !problems.contains(&problem) {
+                        problems.push(problem);
+                    }
+                }
+                Err(Self(problems))
+            }
+        }
+    }
+}
+
 /// Why one evaluation gave no decision. Always a denial with reason `policy_error`.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum EvalError {

@@ -1,5 +1,5 @@
-//! Keeps the policy that checks are decided by: reads its sources, notices when they change, compiles what changed and
-//! swaps it in. What does not compile, or fails its own tests, never replaces what does.
+//! Keeps the policies that checks and requests for access are decided by: reads their sources, notices when they change,
+//! compiles what changed and swaps both in. What does not compile, or fails its own tests, never replaces what does.
 
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,6 +15,8 @@ use super::worker::STACK_BYTES;
 use crate::authz::{LiveRules, Rules};
 use crate::bundle::{Candidate, Candidates};
 use crate::config::PolicyConfig;
+use crate::desk::admission::{self, Admission, LiveAdmission};
+use crate::entitlement::Limits;
 use crate::metrics::Metrics;
 use crate::ops::PolicyReport;
 use crate::policy::{
@@ -28,6 +30,8 @@ const POLL_PERIOD: Duration = Duration::from_millis(500);
 const MAX_UNSETTLED: u32 = 20;
 /// For one test of a policy that is about to be used.
 const TEST_TIMEOUT: Duration = Duration::from_secs(1);
+/// For one step of a request for access: people wait for it, not proxies.
+const ADMISSION_TIMEOUT: Duration = Duration::from_millis(250);
 /// Longer than any check may take, so that no check needs the engine of a policy that is retired.
 const RETIRE_AFTER: Duration = Duration::from_secs(2);
 
@@ -42,7 +46,7 @@ pub enum Turn {
 
 pub struct Keeper {
     settings: PolicyConfig,
-    rules: Arc<LiveRules>,
+    live: Live,
     report: Arc<PolicyReport>,
     metrics: Arc<Metrics>,
     turn: watch::Sender<Turn>,
@@ -56,6 +60,19 @@ pub struct Keeper {
     last_refusal: Option<String>,
 }
 
+/// What is in force.
+#[derive(Clone)]
+pub struct Live {
+    pub rules: Arc<LiveRules>,
+    pub admission: Arc<LiveAdmission>,
+}
+
+/// What sources were compiled to. Both come into force, or neither.
+pub struct Loaded {
+    pub rules: Rules,
+    pub admission: Admission,
+}
+
 /// Policy that came from servers, and what it is called.
 #[derive(Clone)]
 struct Fetched {
@@ -67,7 +84,7 @@ struct Fetched {
 ///
 /// # Errors
 /// Everything that is wrong with it.
-pub fn load(settings: &PolicyConfig, threads: usize) -> Result<Rules, LoadError> {
+pub fn load(settings: &PolicyConfig, threads: usize) -> Result<Loaded, LoadError> {
     compile_all(settings, threads, read_files(settings)?, None)
 }
 
@@ -86,7 +103,7 @@ fn compile_all(
     threads: usize,
     mut sources: Sources,
     fetched: Option<Fetched>,
-) -> Result<Rules, LoadError> {
+) -> Result<Loaded, LoadError> {
     let own = match (settings.paths.is_empty(), &settings.bundles) {
         (false, _) => Some(sources.digest()),
         (true, None) => Some(format!("built-in-{}", env!("CARGO_PKG_VERSION"))),
@@ -97,8 +114,20 @@ fn compile_all(
     if let Some(fetched) = fetched {
         sources.merge(fetched.sources)?;
     }
-    sources.set_config(serde_json::json!({"health_paths": settings.health_paths}));
+    if settings.bundles.is_none() {
+        sources.complete();
+    }
+    sources.set_config(config_data(settings));
     compile(&sources, settings, threads, revision)
+}
+
+/// What the policies see as `data.daypass.config`.
+fn config_data(settings: &PolicyConfig) -> serde_json::Value {
+    let mut config = serde_json::json!({"health_paths": settings.health_paths});
+    if let Some(url) = &settings.request_url {
+        config["request_url"] = url.as_str().into();
+    }
+    config
 }
 
 fn compile(
@@ -106,14 +135,17 @@ fn compile(
     settings: &PolicyConfig,
     threads: usize,
     revision: String,
-) -> Result<Rules, LoadError> {
+) -> Result<Loaded, LoadError> {
     let compile = || {
-        let policy = Policy::compile(sources, &settings.decision, settings.evaluation_timeout)?;
+        let limits = Limits { max_grant_ttl: settings.max_grant_ttl };
+        let policy = Policy::compile(sources, &settings.decision, settings.evaluation_timeout);
+        let admission = Admission::compile(sources, limits, ADMISSION_TIMEOUT);
+        let (policy, admission) = LoadError::both(policy, admission)?;
         if settings.run_tests {
             run_tests(sources)?;
         }
         policy.prepare(threads);
-        Ok(Rules::new(policy, revision.into()))
+        Ok(Loaded { rules: Rules::new(policy, revision.into()), admission })
     };
     let failed = |message: &str| LoadError(vec![Problem::in_file("policy", message)]);
     let caught =
@@ -127,7 +159,10 @@ fn compile(
 }
 
 fn run_tests(sources: &Sources) -> Result<(), LoadError> {
-    let run = policy::run_tests(sources, &|_| true, TEST_TIMEOUT)?;
+    // As they will be in force.
+    let mut sources = sources.clone();
+    admission::complete(&mut sources);
+    let run = policy::run_tests(&sources, &|_| true, TEST_TIMEOUT)?;
     let problem = |result: policy::TestResult| {
         let why = match &result.outcome {
             TestOutcome::Passed | TestOutcome::Skipped => return None,
@@ -146,7 +181,7 @@ impl Keeper {
     #[must_use]
     pub fn new(
         settings: PolicyConfig,
-        rules: Arc<LiveRules>,
+        live: Live,
         report: Arc<PolicyReport>,
         metrics: Arc<Metrics>,
         threads: usize,
@@ -156,7 +191,7 @@ impl Keeper {
         (
             Self {
                 settings,
-                rules,
+                live,
                 report,
                 metrics,
                 turn,
@@ -233,10 +268,10 @@ impl Keeper {
         let loaded = tokio::task::spawn_blocking(load).await;
         let failed = |error: JoinError| LoadError(vec![Problem::in_file("policy", error.to_string())]);
         match loaded.map_err(failed).flatten() {
-            Ok((rules, files)) => {
+            Ok((loaded, files)) => {
                 self.files = Some(files);
                 self.last_refusal = None;
-                self.swap(rules);
+                self.swap(loaded);
                 Ok(())
             }
             Err(error) => {
@@ -254,12 +289,12 @@ impl Keeper {
         }
     }
 
-    fn swap(&self, rules: Rules) {
+    fn swap(&self, Loaded { rules, admission }: Loaded) {
         self.metrics.count_policy_load(true);
         self.report.loaded(&rules.revision);
         tracing::info!(revision = %rules.revision, "a changed policy is in force");
         let generation = rules.policy.generation();
-        let before = self.rules.replace(rules);
+        let before = (self.live.rules.replace(rules), self.live.admission.replace(admission));
         self.turn.send_replace(Turn::Install);
         let turn = self.turn.clone();
         tokio::spawn(async move {

@@ -2,10 +2,14 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 
 use super::read_sources;
+use crate::config::parse_duration;
+use crate::desk::admission::Admission;
+use crate::entitlement::Limits;
 use crate::policy::{self, LoadError};
 
 #[derive(Debug, Args)]
@@ -19,7 +23,14 @@ pub struct CheckArgs {
     /// Treat warnings as errors
     #[arg(long)]
     strict: bool,
+    /// No entitlement may give more, as `max_grant_ttl` of the configuration
+    #[arg(long, default_value = "24h", value_parser = parse_duration, value_name = "TTL")]
+    max_grant_ttl: Duration,
 }
+
+/// No rule is evaluated.
+const LIMIT: Duration = Duration::from_secs(10);
+
 
 pub fn run(args: &CheckArgs) -> ExitCode {
     let (warnings, error) = match look(args) {
@@ -40,5 +51,8 @@ pub fn run(args: &CheckArgs) -> ExitCode {
 
 fn look(args: &CheckArgs) -> Result<Vec<policy::Problem>, LoadError> {
     let sources = read_sources(&args.paths, args.v0_compatible)?;
-    policy::check(&sources)
+    let warnings = policy::check(&sources);
+    let admission = Admission::compile(&sources, Limits { max_grant_ttl: args.max_grant_ttl }, LIMIT);
+    let (warnings, _) = LoadError::both(warnings, admission)?;
+    Ok(warnings)
 }
