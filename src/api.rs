@@ -1,6 +1,7 @@
 //! The grant API: the face through which people and programs give and end access.
 
 mod grpc;
+pub mod rest;
 mod token;
 
 /// Generated from `proto/daypass/v1`.
