@@ -281,7 +281,7 @@ fn from_text(field: &FieldDescriptor, text: &str, place: &Place<'_>) -> Result<V
     let kind = field.kind();
     let whole = |max: u64| {
         let number = match json::read(text.as_bytes()) {
-            Ok(Json::Number(number)) if number == text => scalar::integer(text, max),
+            Ok(Json::Number(number)) if !text.contains(char::is_whitespace) => scalar::integer(&number, max),
             _ => None,
         };
         number.ok_or_else(|| Invalid::at(place, &format!("must be a whole number from 0 to {max}")))
