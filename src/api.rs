@@ -2,6 +2,7 @@
 
 mod grpc;
 pub mod identity;
+pub mod rest;
 mod token;
 
 /// Generated from `proto/daypass/v1`.

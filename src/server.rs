@@ -25,6 +25,7 @@ use tonic::transport::{Identity, ServerTlsConfig};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::api::rest::{ContractError, Rest};
 use crate::api::v1::grant_service_server::GrantServiceServer;
 use crate::api::{Api, Token, TokenError, v1};
 use crate::audit::{DecisionLog, OpenError};
@@ -76,6 +77,8 @@ pub enum ServeError {
     Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error(transparent)]
     DecisionLog(#[from] OpenError),
+    #[error(transparent)]
+    Contract(#[from] ContractError),
     #[error("metrics cannot be set up")]
     Metrics(#[from] prometheus::Error),
     #[error("threads or signals cannot be set up")]
@@ -308,7 +311,7 @@ fn serve_api(
     listener: TcpListener,
     stopped: &watch::Receiver<bool>,
 ) -> Result<impl Future<Output = Result<(), tonic::transport::Error>> + use<>, ServeError> {
-    let mut server = tonic::transport::Server::builder();
+    let mut server = tonic::transport::Server::builder().accept_http1(true);
     if let Some(files) = &config.api.tls {
         let read = |path: &std::path::Path| {
             std::fs::read(path)
@@ -320,7 +323,11 @@ fn serve_api(
             .map_err(|error| ServeError::Tls(error.into()))?;
     }
     let service = GrantServiceServer::new(api).max_decoding_message_size(config.max_message_bytes);
-    let router = server.add_service(service).add_optional_service(config.reflection.then(reflection));
+    let mut services = tonic::service::Routes::new(service);
+    if config.reflection {
+        services = services.add_service(reflection());
+    }
+    let router = server.add_routes(Rest::new()?.over(services));
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
     let stopped = wait_until_stopped(stopped.clone());
     Ok(async move { router.serve_with_incoming_shutdown(incoming, stopped).await })
