@@ -1,28 +1,22 @@
-//! `daypass grant`: a client of the grant API.
+//! `daypass grant`: to give, show, extend, end and give back access.
 
-use std::io::Write;
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::io::{BufRead, IsTerminal, Write};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::{Args, Subcommand};
-use jiff::{SignedDuration, Timestamp};
-use serde_json::{Map, Value, json};
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
-use tonic::{Request, Status};
+use jiff::Timestamp;
+use serde_json::{Value, json};
 
-use super::report;
-use crate::api::Token;
+use super::client::{Client, ClientError};
+use super::output::{pretty, width};
+use super::request::wait_and_show;
+use super::settings::Connection;
+use super::wait::DEFAULT_TIMEOUT;
+use super::when::{length, parse_length};
+use super::{Done, Exit, json, output, view};
 use crate::api::v1;
-use crate::api::v1::grant_service_client::GrantServiceClient;
 use crate::api::v1::revoke_all_grants_request::Target;
-use crate::config::{default_data_dir, parse_duration};
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// A revocation may have to list a hundred thousand grants first.
-const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-const PAGE_SIZE: u32 = 1000;
 
 #[derive(Debug, Args)]
 pub struct GrantArgs {
@@ -32,45 +26,37 @@ pub struct GrantArgs {
     command: GrantCommand,
 }
 
-#[derive(Debug, Args)]
-struct Connection {
-    /// The grant API
-    #[arg(
-        long,
-        global = true,
-        value_name = "URL",
-        env = "DAYPASS_API",
-        default_value = "http://127.0.0.1:9292"
-    )]
-    api: String,
-    /// File with the API's token [default: $DAYPASS_TOKEN, else `token` in the data directory]
-    #[arg(long, global = true, value_name = "FILE")]
-    token_file: Option<PathBuf>,
-    /// The server's data directory, if it is on this machine
-    #[arg(long, global = true, value_name = "DIR", env = "DAYPASS_DATA_DIR")]
-    data_dir: Option<PathBuf>,
-    /// PEM file of the authority that signed the server's certificate
-    #[arg(long, global = true, value_name = "FILE")]
-    ca_file: Option<PathBuf>,
-    /// Print JSON
-    #[arg(long, global = true)]
-    json: bool,
-}
-
 #[derive(Debug, Subcommand)]
 enum GrantCommand {
-    /// Give access for a time
+    /// Give access for a time, without a request
     Create(Box<CreateArgs>),
     /// List grants
     Ls {
         /// Only those of one principal
+        #[arg(long, value_name = "PRINCIPAL", default_value = "", hide_default_value = true)]
+        subject: String,
+        /// Only those from one entitlement
+        #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+        entitlement: String,
+        /// Also those that have ended
         #[arg(long)]
-        subject: Option<String>,
+        all: bool,
     },
     /// Show one grant whole
     Show { id: String },
+    /// Ask for more time, and wait for the decision
+    Extend(ExtendArgs),
     /// End access now
     Revoke(RevokeArgs),
+    /// Give access of one's own back
+    Drop {
+        /// One grant
+        #[arg(required_unless_present = "all")]
+        id: Option<String>,
+        /// All of one's own
+        #[arg(long, conflicts_with = "id")]
+        all: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -79,7 +65,7 @@ struct CreateArgs {
     #[arg(long)]
     subject: String,
     /// How long, such as 90s, 15m or 8h
-    #[arg(long, value_parser = parse_duration)]
+    #[arg(long, value_parser = parse_length)]
     ttl: Duration,
     /// Host it covers; may be repeated. `*` stands for one label, `**` for any
     #[arg(long = "host", value_name = "GLOB")]
@@ -117,173 +103,91 @@ struct CreateArgs {
 }
 
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
+struct ExtendArgs {
+    id: String,
+    /// How much longer, such as 30m
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_length)]
+    length: Duration,
+    /// Why, for those who decide
+    #[arg(long, default_value = "", hide_default_value = true)]
+    reason: String,
+    /// Ticket it belongs to
+    #[arg(long, default_value = "", hide_default_value = true)]
+    ticket: String,
+    /// Name of this ask: a second one with the same name within a day does nothing
+    #[arg(long, value_name = "ID")]
+    request_id: Option<String>,
+    /// Do not wait for the decision
+    #[arg(long)]
+    no_wait: bool,
+    /// How long to wait
+    #[arg(long, value_name = "DURATION", value_parser = parse_length, default_value = DEFAULT_TIMEOUT)]
+    timeout: Duration,
+}
+
+#[derive(Debug, Args)]
 struct RevokeArgs {
+    #[command(flatten)]
+    which: Which,
+    /// Why, for the record
+    #[arg(long, default_value = "", hide_default_value = true)]
+    reason: String,
+    /// Do not ask back
+    #[arg(long)]
+    yes: bool,
+    /// Only say which would end
+    #[arg(long, conflicts_with = "id")]
+    dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Which {
     /// One grant
     id: Option<String>,
     /// All grants of a principal
-    #[arg(long)]
+    #[arg(long, value_name = "PRINCIPAL")]
     subject: Option<String>,
+    /// All grants from an entitlement
+    #[arg(long, value_name = "NAME")]
+    entitlement: Option<String>,
+    /// All grants there are
+    #[arg(long)]
+    everything: bool,
 }
 
-pub fn run(args: GrantArgs) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return report(&anyhow::Error::new(error).context("no async runtime")),
-    };
-    match runtime.block_on(execute(args)) {
-        Ok(text) => {
-            // A closed pipe is the reader's wish, not a failure.
-            let _ = std::io::stdout().write_all(text.as_bytes());
-            ExitCode::SUCCESS
-        }
-        Err(error) => report(&error),
-    }
-}
-
-async fn execute(args: GrantArgs) -> anyhow::Result<String> {
+pub async fn execute(args: GrantArgs) -> anyhow::Result<Done> {
     let GrantArgs { connection, command } = args;
-    let mut client = Client::connect(&connection).await?;
+    let client = Client::connect(&connection).await?;
+    let json = connection.json;
     match command {
         GrantCommand::Create(create) => {
-            let grant = client.create(create_request(*create)).await?;
-            Ok(if connection.json { pretty(&grant_json(&grant)) } else { created(&grant) })
+            let grant = client.create_grant(create_request(*create)).await?;
+            let text = || view::created("created", &grant, Timestamp::now());
+            Ok(Done::either(json, || json::grant(&grant), text))
         }
         GrantCommand::Show { id } => {
-            let grant = client.get(id).await?;
-            Ok(pretty(&grant_json(&grant)))
+            let grant = client.get_grant(v1::GetGrantRequest { id }).await?;
+            Ok(Done::json(&json::grant(&grant)))
         }
-        GrantCommand::Ls { subject } => {
-            let grants = client.list(subject.unwrap_or_default()).await?;
-            Ok(if connection.json {
-                pretty(&Value::Array(grants.iter().map(grant_json).collect()))
-            } else {
-                table(&grants)
-            })
-        }
-        GrantCommand::Revoke(RevokeArgs { id, subject }) => {
-            let revoked = match (id, subject) {
-                (Some(id), _) => client.revoke(id).await?,
-                (None, Some(subject)) => client.revoke_all(Target::Subject(subject)).await?,
-                (None, None) => bail!("say which: an id, or --subject"),
-            };
-            Ok(if connection.json { pretty(&revoked_json(&revoked)) } else { revoked_text(&revoked) })
-        }
-    }
-}
-
-struct Client {
-    service: GrantServiceClient<Channel>,
-    token: Token,
-    api: String,
-}
-
-impl Client {
-    async fn connect(connection: &Connection) -> anyhow::Result<Self> {
-        let token = token(connection)?;
-        if !connection.api.starts_with("https://") && !is_on_this_machine(&connection.api) {
-            bail!("--api: {} would carry the token in clear; use https://", connection.api);
-        }
-        let mut endpoint = Endpoint::from_shared(connection.api.clone())
-            .with_context(|| format!("--api: {} is not a URL", connection.api))?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(CALL_TIMEOUT);
-        if connection.api.starts_with("https://") {
-            let mut tls = ClientTlsConfig::new();
-            if let Some(path) = &connection.ca_file {
-                let pem = std::fs::read(path).with_context(|| format!("--ca-file: {}", path.display()))?;
-                tls = tls.ca_certificate(Certificate::from_pem(pem));
-            }
-            endpoint = endpoint.tls_config(tls).context("--ca-file")?;
-        }
-        let channel = endpoint.connect().await.with_context(|| {
-            format!(
-                "no grant API at {}; is `daypass serve` running there? (--api or DAYPASS_API)",
-                connection.api
-            )
-        })?;
-        Ok(Self { service: GrantServiceClient::new(channel), token, api: connection.api.clone() })
-    }
-
-    fn authorized<T>(&self, message: T) -> anyhow::Result<Request<T>> {
-        let mut request = Request::new(message);
-        let value =
-            self.token.bearer().parse().context("the token has characters that no header can carry")?;
-        request.metadata_mut().insert("authorization", value);
-        Ok(request)
-    }
-
-    async fn create(&mut self, request: v1::CreateGrantRequest) -> anyhow::Result<v1::Grant> {
-        let request = self.authorized(request)?;
-        let answer = self.service.create_grant(request).await;
-        Ok(answer.map_err(|status| self.explain(&status))?.into_inner())
-    }
-
-    async fn get(&mut self, id: String) -> anyhow::Result<v1::Grant> {
-        let request = self.authorized(v1::GetGrantRequest { id })?;
-        let answer = self.service.get_grant(request).await;
-        Ok(answer.map_err(|status| self.explain(&status))?.into_inner())
-    }
-
-    async fn list(&mut self, subject: String) -> anyhow::Result<Vec<v1::Grant>> {
-        let mut grants = Vec::new();
-        let mut page_token = String::new();
-        loop {
-            let page = v1::ListGrantsRequest {
-                subject: subject.clone(),
-                page_size: PAGE_SIZE,
-                page_token,
+        GrantCommand::Ls { subject, entitlement, all } => {
+            let ask = v1::ListGrantsRequest {
+                subject,
+                entitlement,
+                include_ended: all,
                 ..v1::ListGrantsRequest::default()
             };
-            let request = self.authorized(page)?;
-            let answer = self.service.list_grants(request).await;
-            let answer = answer.map_err(|status| self.explain(&status))?.into_inner();
-            grants.extend(answer.grants);
-            if answer.next_page_token.is_empty() {
-                return Ok(grants);
-            }
-            page_token = answer.next_page_token;
+            let grants = client.grants(ask).await?;
+            Ok(Done::either(
+                json,
+                || Value::Array(grants.iter().map(json::grant).collect()),
+                || view::grants(&grants, width(), Timestamp::now()),
+            ))
         }
+        GrantCommand::Extend(args) => extend(&client, args, json).await,
+        GrantCommand::Revoke(args) => revoke(&client, args, json).await,
+        GrantCommand::Drop { id, .. } => relinquish(&client, id, json).await,
     }
-
-    async fn revoke(&mut self, id: String) -> anyhow::Result<v1::RevokeGrantResponse> {
-        let request = self.authorized(v1::RevokeGrantRequest { id, ..v1::RevokeGrantRequest::default() })?;
-        let answer = self.service.revoke_grant(request).await;
-        Ok(answer.map_err(|status| self.explain(&status))?.into_inner())
-    }
-
-    async fn revoke_all(&mut self, target: Target) -> anyhow::Result<v1::RevokeGrantResponse> {
-        let message =
-            v1::RevokeAllGrantsRequest { target: Some(target), ..v1::RevokeAllGrantsRequest::default() };
-        let request = self.authorized(message)?;
-        let answer = self.service.revoke_all_grants(request).await;
-        Ok(answer.map_err(|status| self.explain(&status))?.into_inner())
-    }
-
-    fn explain(&self, status: &Status) -> anyhow::Error {
-        anyhow::anyhow!("{} says: {} ({})", self.api, status.message(), status.code().description())
-    }
-}
-
-fn is_on_this_machine(url: &str) -> bool {
-    let uri: Option<tonic::transport::Uri> = url.parse().ok();
-    uri.as_ref().and_then(|uri| uri.host()).is_some_and(|host| {
-        let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-        host == "localhost" || address.is_ok_and(|address| address.is_loopback())
-    })
-}
-
-fn token(connection: &Connection) -> anyhow::Result<Token> {
-    if let Some(path) = &connection.token_file {
-        return Ok(Token::read(path)?);
-    }
-    if let Ok(text) = std::env::var("DAYPASS_TOKEN") {
-        return Ok(Token::new(&text));
-    }
-    let data_dir = connection.data_dir.clone().unwrap_or_else(default_data_dir);
-    Token::read(&Token::path_in(&data_dir)).context(
-        "no token; name one with --token-file or DAYPASS_TOKEN, or the server's data directory with --data-dir",
-    )
 }
 
 fn create_request(args: CreateArgs) -> v1::CreateGrantRequest {
@@ -306,122 +210,154 @@ fn create_request(args: CreateArgs) -> v1::CreateGrantRequest {
         ticket: args.ticket.unwrap_or_default(),
         ..v1::Grant::default()
     };
-    v1::CreateGrantRequest { grant: Some(grant), ttl: prost_types::Duration::try_from(args.ttl).ok() }
+    v1::CreateGrantRequest { grant: Some(grant), ttl: Some(length(args.ttl)) }
 }
 
-fn created(grant: &v1::Grant) -> String {
-    format!("created {} for {}: {}, ends {}\n", grant.id, grant.subject, reach(grant), ends(grant))
-}
-
-fn revoked_text(revoked: &v1::RevokeGrantResponse) -> String {
-    let v1::RevokeGrantResponse { ids, replicas, replicated } = revoked;
-    if ids.is_empty() {
-        return "nothing to revoke\n".to_owned();
-    }
-    let lines: String = ids.iter().flat_map(|id| ["revoked ", id, "\n"]).collect();
-    if replicated >= replicas {
-        return lines;
-    }
-    format!(
-        "{lines}{replicated} of {replicas} replicas of the store have it; if one without it takes over, the revocation is \
-         asked for again\n"
-    )
-}
-
-fn revoked_json(revoked: &v1::RevokeGrantResponse) -> Value {
-    json!({"revoked": revoked.ids, "replicas": revoked.replicas, "replicated": revoked.replicated})
-}
-
-fn table(grants: &[v1::Grant]) -> String {
-    let mut rows = vec![["ID", "SUBJECT", "COVERS", "ENDS"].map(str::to_owned)];
-    rows.extend(
-        grants.iter().map(|grant| [grant.id.clone(), grant.subject.clone(), reach(grant), ends(grant)]),
-    );
-    let widths: Vec<usize> =
-        (0..4).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
-    let line = |[id, subject, covers, ends]: &[String; 4]| {
-        format!("{id:0$}  {subject:1$}  {covers:2$}  {ends}\n", widths[0], widths[1], widths[2])
+async fn extend(client: &Client, args: ExtendArgs, json: bool) -> anyhow::Result<Done> {
+    let request_id = args.request_id.unwrap_or_else(|| uuid::Uuid::now_v7().simple().to_string());
+    let message = v1::ExtendGrantRequest {
+        id: args.id,
+        duration: Some(length(args.length)),
+        justification: args.reason,
+        ticket: args.ticket,
+        request_id: request_id.clone(),
     };
-    rows.iter().map(line).collect::<Vec<_>>().concat()
-}
-
-fn reach(grant: &v1::Grant) -> String {
-    let list = |items: &[String]| if items.is_empty() { "any".to_owned() } else { items.join(",") };
-    let permission = |permission: &v1::Permission| {
-        if permission.grpc_methods.is_empty() {
-            format!("{} {} {}", list(&permission.methods), list(&permission.hosts), list(&permission.paths))
-        } else {
-            format!("gRPC {} {}", list(&permission.hosts), list(&permission.grpc_methods))
+    let extended = client.extend_grant(message).await;
+    let v1::ExtendGrantResponse { grant, request } = match extended {
+        Err(error) if error.is_passing() => {
+            return Err(error).context(format!(
+                "it may or may not have been asked; the same command with `--request-id {request_id}` does not ask twice"
+            ));
         }
+        other => other?,
     };
-    if grant.permissions.is_empty() {
-        format!("roles {}", list(&grant.roles))
+    let grant = grant.unwrap_or_default();
+    let now = Timestamp::now();
+    match request {
+        Some(request) if request.state() == v1::RequestState::Pending && !args.no_wait => {
+            if !json {
+                output::print(&view::request(&request, now));
+            }
+            wait_and_show(client, request, args.timeout, json).await
+        }
+        Some(request) => {
+            let exit = match request.state() {
+                v1::RequestState::Pending => Exit::Done,
+                _ => super::wait::decided(&request),
+            };
+            let text = || match request.state() {
+                v1::RequestState::Approved => view::created("extended", &grant, now),
+                _ => view::request(&request, now),
+            };
+            Ok(Done::either(json, || json::request(&request), text).exit(exit))
+        }
+        None => Ok(Done::either(json, || json::grant(&grant), || view::created("extended", &grant, now))),
+    }
+}
+
+async fn revoke(client: &Client, args: RevokeArgs, json: bool) -> anyhow::Result<Done> {
+    let RevokeArgs { which, reason, yes, dry_run } = args;
+    let target = match which {
+        Which { id: Some(id), .. } => {
+            let revoked = client.revoke_grant(v1::RevokeGrantRequest { id, reason }).await?;
+            return Ok(show_revoked("revoked", &revoked, json));
+        }
+        Which { subject: Some(subject), .. } => Target::Subject(subject),
+        Which { entitlement: Some(entitlement), .. } => Target::Entitlement(entitlement),
+        Which { .. } => Target::Everything(true),
+    };
+    let what = match &target {
+        Target::Subject(subject) => format!("of {subject}"),
+        Target::Entitlement(entitlement) => format!("from entitlement {entitlement}"),
+        Target::Everything(_) => "there are".to_owned(),
+    };
+    let is_narrow = matches!(target, Target::Subject(_));
+    let message = v1::RevokeAllGrantsRequest { target: Some(target), reason, validate_only: false };
+    let would =
+        || client.revoke_all_grants(v1::RevokeAllGrantsRequest { validate_only: true, ..message.clone() });
+    if dry_run {
+        return Ok(show_revoked("would revoke", &would().await?, json));
+    }
+    let asks = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+    if !yes && asks {
+        let count = would().await?.ids.len();
+        if count == 0 {
+            return Ok(show_revoked("revoked", &v1::RevokeGrantResponse::default(), json));
+        }
+        if !confirmed(&format!("revoke all {count} grants {what}?"))? {
+            return Ok(Done::text("nothing was revoked\n").exit(Exit::Failed));
+        }
+    } else if !yes && !is_narrow {
+        let text = format!("this would revoke all grants {what}; add --yes, or --dry-run to see which");
+        return Err(ClientError::usage(text).into());
+    }
+    let revoked = client.revoke_all_grants(message).await?;
+    Ok(show_revoked("revoked", &revoked, json))
+}
+
+/// Anything but a clear yes is a no.
+fn confirmed(question: &str) -> anyhow::Result<bool> {
+    let mut out = std::io::stderr().lock();
+    write!(out, "{} [y/N] ", output::clean(question)).and_then(|()| out.flush())?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
+fn show_revoked(verb: &str, revoked: &v1::RevokeGrantResponse, json: bool) -> Done {
+    Done::either(json, || json::revoked(revoked), || view::revoked(verb, revoked))
+}
+
+/// One grant, or all of the caller's own.
+async fn relinquish(client: &Client, id: Option<String>, json: bool) -> anyhow::Result<Done> {
+    if let Some(id) = id {
+        let dropped = client.relinquish_grant(v1::RelinquishGrantRequest { id }).await?;
+        return Ok(show_revoked("gave back", &dropped, json));
+    }
+    let subject = client.get_caller(v1::GetCallerRequest {}).await?.subject;
+    let ask = v1::ListGrantsRequest { subject: subject.clone(), ..v1::ListGrantsRequest::default() };
+    let own = client.grants(ask).await?.into_iter().filter(|grant| grant.subject == subject);
+    let mut all = v1::RevokeGrantResponse::default();
+    let mut failed = Vec::new();
+    for grant in own {
+        match client.relinquish_grant(v1::RelinquishGrantRequest { id: grant.id.clone() }).await {
+            Ok(dropped) => {
+                all.ids.extend(dropped.ids);
+                all.replicas = all.replicas.max(dropped.replicas);
+                all.replicated = dropped.replicated;
+            }
+            // It has ended meanwhile.
+            Err(error) if error.is_not_found() => {}
+            Err(error) => {
+                eprintln!("daypass: {}: {error}", output::clean(&grant.id));
+                failed.push(grant.id);
+            }
+        }
+    }
+    let exit = if failed.is_empty() { Exit::Done } else { Exit::Failed };
+    let text = if json {
+        let mut value = json::revoked(&all);
+        if let (Value::Object(members), false) = (&mut value, failed.is_empty()) {
+            members.insert("failed".to_owned(), json!(failed));
+        }
+        pretty(&value)
+    } else if all.ids.is_empty() {
+        format!("nothing of {} to give back\n", output::clean(&subject))
     } else {
-        grant.permissions.iter().map(permission).collect::<Vec<_>>().join(" or ")
+        view::revoked("gave back", &all)
+    };
+    Ok(Done::text(text).exit(exit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revoked_grant_is_a_line_and_a_lack_of_replicas_is_said() {
+        let mut revoked = v1::RevokeGrantResponse { ids: vec!["g".into()], replicas: 2, replicated: 2 };
+        assert_eq!(view::revoked("revoked", &revoked), "revoked g\n");
+        revoked.replicated = 1;
+        assert!(view::revoked("revoked", &revoked).contains("1 of 2 replicas"));
     }
-}
-
-/// "in 14m 59s", which a person reads, and the moment, which a person copies.
-fn ends(grant: &v1::Grant) -> String {
-    let Some(end) = grant.expires_at.and_then(timestamp) else { return "unknown".to_owned() };
-    // Rounded, or what was just given 15 minutes would have 14m 59s.
-    let left = end.duration_since(Timestamp::now()) + SignedDuration::from_millis(500);
-    let left = SignedDuration::from_secs(left.as_secs());
-    format!("in {left:#} ({end:.0})")
-}
-
-fn timestamp(moment: prost_types::Timestamp) -> Option<Timestamp> {
-    Timestamp::new(moment.seconds, moment.nanos).ok()
-}
-
-/// The grant in the form of the key contract.
-fn grant_json(grant: &v1::Grant) -> Value {
-    let mut members = Map::new();
-    let mut set = |name: &str, value: Value| {
-        let is_empty = match &value {
-            Value::Null | Value::Bool(false) => true,
-            Value::String(text) => text.is_empty(),
-            Value::Array(items) => items.is_empty(),
-            Value::Object(found) => found.is_empty(),
-            Value::Number(number) => number.as_u64() == Some(0),
-            Value::Bool(true) => false,
-        };
-        if !is_empty {
-            members.insert(name.to_owned(), value);
-        }
-    };
-    let moment =
-        |moment: Option<prost_types::Timestamp>| moment.and_then(timestamp).map(|moment| moment.to_string());
-    let permission = |permission: &v1::Permission| {
-        let lists = [
-            ("hosts", &permission.hosts),
-            ("methods", &permission.methods),
-            ("paths", &permission.paths),
-            ("grpc_methods", &permission.grpc_methods),
-        ];
-        let given = lists.into_iter().filter(|(_, list)| !list.is_empty());
-        Value::Object(given.map(|(name, list)| (name.to_owned(), json!(list))).collect())
-    };
-    set("id", json!(grant.id));
-    set("subject", json!(grant.subject));
-    set("permissions", Value::Array(grant.permissions.iter().map(permission).collect()));
-    set("not_before", json!(moment(grant.not_before)));
-    set("expires_at", json!(moment(grant.expires_at)));
-    set("max_uses", json!(grant.max_uses));
-    set(
-        "conditions",
-        grant.conditions.as_ref().map_or(Value::Null, |found| json!({"source_cidrs": found.source_cidrs})),
-    );
-    set("roles", json!(grant.roles));
-    set("entitlement", json!(grant.entitlement));
-    set("request", json!(grant.request));
-    set("approved_by", json!(grant.approved_by));
-    set("justification", json!(grant.justification));
-    set("ticket", json!(grant.ticket));
-    set("break_glass", json!(grant.break_glass));
-    Value::Object(members)
-}
-
-fn pretty(value: &Value) -> String {
-    format!("{value:#}\n")
 }

@@ -100,7 +100,7 @@ fn libraries_stay_where_they_are_hidden() {
         ("axum", &["api/rest", "ops.rs", "server.rs", "server/api_listener.rs"]),
         ("clap", &["cli", "config/args.rs", "main.rs"]),
         ("saphyr", &["api/tokens.rs", "config", "policy/builtins/yaml"]),
-        ("tonic", &["api", "authz.rs", "authz/guard.rs", "cli/grant.rs", "server"]),
+        ("tonic", &["api", "authz.rs", "authz/guard.rs", "cli/client.rs", "server"]),
         (
             "serde_json",
             &[
