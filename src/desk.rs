@@ -38,9 +38,9 @@ use crate::store::{Store, StoreError};
 use admission::LiveAdmission;
 
 pub use endings::{Ending, Target};
-pub use locks::SeenLock;
 pub use events::{EventFilter, EventPage, SeenEvent};
 pub use grants::{Extend, Extended};
+pub use locks::SeenLock;
 pub use looking::{Offer, Page, Seen, SeenGrant};
 pub use requests::{Ask, Relation};
 

@@ -26,8 +26,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::api::rest::{ContractError, Rest};
-use crate::api::v1::grant_service_server::GrantServiceServer;
-use crate::api::{Api, Token, TokenError, v1};
+use crate::api::{Api, Explain, Token, TokenError, v1};
 use crate::audit::{DecisionLog, OpenError};
 use crate::authz::{Checker, LiveRules};
 use crate::bundle::Bundles;
@@ -143,7 +142,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let (workers, connections) = Workers::start(&parts.checker, &health, &config, &stopped, &turns)?;
     vital.spawn("the check listener", listeners.check.accept_for(connections, stopped.clone()));
     vital.spawn(CHECK_WORKERS, workers.ended());
-    let api = Api::new(Arc::clone(&parts.desk), Arc::new(|_, _| unimplemented!()));
+    let api = Api::new(Arc::clone(&parts.desk), explainer(Arc::clone(&parts.checker)));
     vital.spawn_endless(Arc::clone(&parts.desk).keep_time());
     vital.spawn("the grant API", serve_api(&config, api, listeners.api, &stopped)?);
     let ops = ops::router(Arc::clone(&parts.readiness), Arc::clone(&parts.checker.metrics));
@@ -322,8 +321,7 @@ fn serve_api(
             .tls_config(ServerTlsConfig::new().identity(identity))
             .map_err(|error| ServeError::Tls(error.into()))?;
     }
-    let service = GrantServiceServer::new(api).max_decoding_message_size(config.max_message_bytes);
-    let mut services = tonic::service::Routes::new(service);
+    let mut services = api.services(config.max_message_bytes);
     if config.reflection {
         services = services.add_service(reflection());
     }
@@ -331,6 +329,14 @@ fn serve_api(
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
     let stopped = wait_until_stopped(stopped.clone());
     Ok(async move { router.serve_with_incoming_shutdown(incoming, stopped).await })
+}
+
+/// Faces do not know each other: the API asks the check path through this.
+fn explainer(checker: Arc<Checker>) -> Explain {
+    Arc::new(move |caller, asked| {
+        let checker = Arc::clone(&checker);
+        Box::pin(async move { checker.standing(&caller, &asked).await })
+    })
 }
 
 /// Reflection for clients such as grpcurl: our own API. Envoy's protos come without descriptors.

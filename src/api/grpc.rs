@@ -13,9 +13,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
+use tonic::service::Routes;
 use tonic::{Request, Status};
 
 use super::identity::identity;
+use super::v1::access_service_server::AccessServiceServer;
+use super::v1::event_service_server::EventServiceServer;
+use super::v1::grant_service_server::GrantServiceServer;
+use super::v1::lock_service_server::LockServiceServer;
+use super::v1::request_service_server::RequestServiceServer;
 use crate::desk::Desk;
 use crate::principal::{Caller, Identity};
 use crate::standing::{Asked, Standing};
@@ -46,6 +52,17 @@ impl Api {
     #[must_use]
     pub fn new(desk: Arc<Desk>, explain: Explain) -> Self {
         Self { desk, explain, watches: Arc::new(Semaphore::new(MAX_WATCHES)) }
+    }
+
+    /// All of them, for messages up to so many bytes.
+    #[must_use]
+    pub fn services(self, max_message_bytes: usize) -> Routes {
+        let grants = GrantServiceServer::new(self.clone()).max_decoding_message_size(max_message_bytes);
+        let requests = RequestServiceServer::new(self.clone()).max_decoding_message_size(max_message_bytes);
+        let access = AccessServiceServer::new(self.clone()).max_decoding_message_size(max_message_bytes);
+        let locks = LockServiceServer::new(self.clone()).max_decoding_message_size(max_message_bytes);
+        let events = EventServiceServer::new(self).max_decoding_message_size(max_message_bytes);
+        Routes::new(grants).add_service(requests).add_service(access).add_service(locks).add_service(events)
     }
 }
 

@@ -108,7 +108,8 @@ pub fn record_of(
 /// # Errors
 /// It cannot be written as JSON.
 pub fn begin(id: &GrantId, grant: &Registered, now: Timestamp) -> Result<Vec<Write>, DeskError> {
-    let enter = |index| Write::Enter { index, id: grant.id.clone(), keep: Some(until(now, grant.expires) + KEEP) };
+    let enter =
+        |index| Write::Enter { index, id: grant.id.clone(), keep: Some(until(now, grant.expires) + KEEP) };
     let mut writes = vec![
         put(grant, now)?,
         enter(Index::Register),

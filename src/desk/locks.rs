@@ -16,7 +16,6 @@ use crate::principal::Identity;
 use crate::store::journal::{Look, Row, Table, Write};
 use crate::store::record::{LockRecord, VERSION};
 
-
 /// A lock as the API shows it.
 #[derive(Debug, Clone)]
 pub struct SeenLock {
@@ -133,11 +132,7 @@ impl Desk {
     }
 
     /// Nobody gets new access past a lock.
-    pub(super) fn check_locks(
-        &self,
-        subject: &str,
-        entitlement: Option<&String>,
-    ) -> Result<(), DeskError> {
+    pub(super) fn check_locks(&self, subject: &str, entitlement: Option<&String>) -> Result<(), DeskError> {
         let locks = self.held_locks();
         let holds = |target: &LockTarget| match target {
             LockTarget::Principal(principal) => principal.as_str() == subject,

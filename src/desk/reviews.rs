@@ -74,7 +74,11 @@ impl Desk {
         let reviewed = reviewed(asking, &request);
         let mut plan = self.counted(&request, entitlement, held, &terms, now)?;
         plan.writes.extend(giving::put_request(&plan.answer, now, false)?);
-        plan.writes.push(Write::Enter { index: Index::ReviewedBy(reviewer), id: request.id.clone(), keep: Some(KEEP) });
+        plan.writes.push(Write::Enter {
+            index: Index::ReviewedBy(reviewer),
+            id: request.id.clone(),
+            keep: Some(KEEP),
+        });
         plan.events.insert(0, reviewed);
         // Judged on the store's clock in the same step: who is late is late, however long the way was.
         plan.before = Some(plan.before.map_or(request.approve_by, |before| before.min(request.approve_by)));
@@ -162,7 +166,11 @@ impl Desk {
             let events = vec![reviewed(&asking, &request), denied];
             let mut plan =
                 Plan::new(request.clone(), giving::put_request(&request, look.now, false)?, events);
-            plan.writes.push(Write::Enter { index: Index::ReviewedBy(reviewer), id: request.id.clone(), keep: Some(KEEP) });
+            plan.writes.push(Write::Enter {
+                index: Index::ReviewedBy(reviewer),
+                id: request.id.clone(),
+                keep: Some(KEEP),
+            });
             plan.before = Some(request.approve_by);
             Ok(plan)
         };

@@ -85,8 +85,7 @@ impl Room {
             None => Store::Embedded(Arc::new(EmbeddedStore::open(dir.path(), around).unwrap())),
             Some(redis) => {
                 let config = RedisConfig::new(redis.url().parse().unwrap());
-                let store =
-                    Arc::new(RedisStore::new(config, Ledger::open(dir.path()).unwrap(), around));
+                let store = Arc::new(RedisStore::new(config, Ledger::open(dir.path()).unwrap(), around));
                 let following = Arc::clone(&store);
                 tasks.push(tokio::spawn(async move { match following.follow().await {} }));
                 Store::Redis(store)
@@ -191,9 +190,7 @@ impl Room {
     }
 
     pub fn wait_for_replica(&self) {
-        wait_for("the replica", || {
-            self.replica.freshness(Clock::System.now()).is_fresh().then_some(())
-        });
+        wait_for("the replica", || self.replica.freshness(Clock::System.now()).is_fresh().then_some(()));
     }
 
     /// The replica has the grant, or has it no longer.
