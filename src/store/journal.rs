@@ -265,7 +265,9 @@ impl Commit {
                     return refused(format!("{}s are not written as rows", row.table.as_str()));
                 }
                 Write::Put { value, .. } => longest = longest.max(value.len()),
-                Write::Grant { record, .. } | Write::Lock { record, .. } => longest = longest.max(record.len()),
+                Write::Grant { record, .. } | Write::Lock { record, .. } => {
+                    longest = longest.max(record.len())
+                }
                 _ => {}
             }
         }

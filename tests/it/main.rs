@@ -12,6 +12,7 @@ mod golden;
 mod grant_api;
 mod hostile;
 mod hostile_policy;
+mod journal;
 mod policy_cli;
 mod policy_swap;
 mod redis_faults;

@@ -4,6 +4,7 @@
 pub mod bundle_server;
 pub mod checker;
 pub mod daypass;
+pub mod journal;
 pub mod proxy;
 pub mod random;
 pub mod redis;

@@ -99,8 +99,7 @@ impl<'t> Tables<'t> {
         let until = |keep: Option<Duration>| keep.map_or(NEVER, |keep| now.saturating_add(kept_millis(keep)));
         match write {
             Write::Put { row, value, keep } => {
-                self.rows
-                    .insert((row.table.as_str(), row.id.as_str()), (value.as_str(), until(*keep)))?;
+                self.rows.insert((row.table.as_str(), row.id.as_str()), (value.as_str(), until(*keep)))?;
             }
             Write::Remove(row) => {
                 self.rows.remove((row.table.as_str(), row.id.as_str()))?;
@@ -175,9 +174,7 @@ impl<'t> Tables<'t> {
     }
 }
 
-fn head_of(
-    table: &impl ReadableTable<&'static str, (u64, &'static str, i64)>,
-) -> Result<(Head, i64), Error> {
+fn head_of(table: &impl ReadableTable<&'static str, (u64, &'static str, i64)>) -> Result<(Head, i64), Error> {
     Ok(table.get(HEAD_KEY)?.map_or_else(
         || (Head::default(), 0),
         |head| {
@@ -285,7 +282,8 @@ impl EmbeddedStore {
             let (head, written) = tables.head()?;
             if head != commit.seen {
                 let Some(first) = events.first() else { return Ok(Outcome::Moved) };
-                let is_ours = tables.events.get(first.number)?.is_some_and(|found| found.value().0 == first.hash);
+                let is_ours =
+                    tables.events.get(first.number)?.is_some_and(|found| found.value().0 == first.hash);
                 let last = events.last().unwrap_or(first);
                 let ours = Head { number: last.number, hash: last.hash.clone() };
                 return Ok(if is_ours {

@@ -163,8 +163,7 @@ impl RedisStore {
         let command = self.commit_command(commit, &events);
         let is_end = commit.writes.iter().any(Write::ends_access);
         let (connection, answer) = if is_end {
-            let (connection, answer) =
-                self.commands.run_apart::<(String, String)>(&command, COMMAND).await?;
+            let (connection, answer) = self.commands.run_apart::<(String, String)>(&command, COMMAND).await?;
             (Some(connection), answer)
         } else {
             (None, self.commands.run(&command, COMMAND).await?)
