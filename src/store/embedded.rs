@@ -302,7 +302,7 @@ mod tests {
         let write = |id: &str, text: &str| {
             let store = EmbeddedStore::open(dir.path(), around()).unwrap();
             let transaction = store.database.begin_write().unwrap();
-            transaction.open_table(LOCKS).unwrap().insert(id, text).unwrap();
+            transaction.open_table(journal::LOCKS).unwrap().insert(id, (text, i64::MAX)).unwrap();
             transaction.commit().unwrap();
         };
         write("l", r#"{"v":1,"principal":"user:alice","message":"m","expires_at":"2999-01-01T00:00:00Z"}"#);

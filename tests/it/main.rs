@@ -13,6 +13,7 @@ mod golden;
 mod grant_api;
 mod hostile;
 mod hostile_policy;
+mod journal;
 mod locks;
 mod policy_cli;
 mod policy_swap;

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::support::daypass::{Daypass, write_file};
+use crate::support::journal::give;
 use crate::support::proxy::{Held, Proxy};
 use crate::support::redis::{Redis, Replicated};
 use crate::support::request::{ALICES_GRANT, alice, denied_status, reason};
@@ -269,11 +270,7 @@ async fn a_full_server_still_revokes() {
     assert!(error.contains("out of memory") && error.contains("nothing was written"), "{error}");
     daypass.grant(&["revoke", "g"]).unwrap();
     while reason(&client.check(alice()).await) != "no_grant" {}
-    assert_eq!(
-        redis.run::<u64>("XLEN {jit}:audit"),
-        1,
-        "the record of the revocation, and none of the creation"
-    );
+    assert_eq!(redis.run::<u64>("XLEN {jit}:events"), 0, "no event of the creation");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -416,9 +413,7 @@ async fn a_repeated_creation_undoes_no_revocation() {
     let Some(redis) = Redis::start(&[]) else { return };
     let proxy = Proxy::to(redis.port);
     let sidecar = Sidecar::start(&proxy.url(), Settings::default()).in_step().await;
-    let record: daypass::store::GrantRecord = serde_json::from_str(ALICES_GRANT).unwrap();
-    let create =
-        |id: &str| sidecar.store.create(id.parse().unwrap(), record.clone(), Duration::from_secs(600));
+    let create = |id: &'static str| give(&sidecar.store, id, ALICES_GRANT, Duration::from_secs(600));
     create("first").await.unwrap();
     proxy.hold(&[Held::Replies]);
     let revoker = std::thread::spawn({
@@ -433,7 +428,7 @@ async fn a_repeated_creation_undoes_no_revocation() {
     create("g").await.unwrap();
     revoker.join().unwrap();
     assert_eq!(redis.run::<Option<String>>("GET {jit}:grant:g"), None);
-    assert_eq!(redis.run::<u64>("XLEN {jit}:audit"), 2, "one record of each creation");
+    assert_eq!(redis.run::<u64>("XLEN {jit}:events"), 2, "one event of each creation");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -228,9 +228,9 @@ async fn the_grant_api_and_uses_in_a_cluster() {
     assert_eq!(reason(&client.check(alice()).await), "uses_exhausted");
     assert!(daypass.grant(&["ls"]).unwrap().contains("user:alice"));
     create("g1", &[]);
-    // Half of what the script touches on one side, half on the other: then a plain deletion has to do.
+    // Half of what a commit touches on one side, half on the other: then a plain deletion has to do.
     cluster.begin_move(0, 1);
-    cluster.migrate(0, 1, "{jit}:audit");
+    cluster.migrate(0, 1, "{jit}:head");
     daypass.grant(&["revoke", "g"]).unwrap();
     // A grant that has moved already is one of the caller's, and is revoked with them.
     cluster.migrate(0, 1, "{jit}:grant:g1");

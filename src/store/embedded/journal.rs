@@ -34,7 +34,7 @@ const EVENTS: Definition<u64, (&str, &str)> = TableDefinition::new("events");
 /// Table and id to the value and the millisecond until which it is kept.
 const ROWS: Definition<(&str, &str), (&str, i64)> = TableDefinition::new("rows");
 /// Lock id to its record and the millisecond of its end.
-const LOCKS: Definition<&str, (&str, i64)> = TableDefinition::new("locks");
+pub const LOCKS: Definition<&str, (&str, i64)> = TableDefinition::new("locks");
 /// Index, millisecond and id to the millisecond until which the entry is kept.
 const PLACES: Definition<(&str, i64, &str), i64> = TableDefinition::new("places");
 /// Index and id to the millisecond it was entered at.

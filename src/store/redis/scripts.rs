@@ -155,7 +155,10 @@ for _ = 1, count do
       planned('ZREM', key, id)
       planned('ZREM', ends, id)
     else
-      local keep = take()
+      local keep, ended = take(), false
+      if redis.call('TYPE', ends).ok == 'zset' then ended = redis.call('ZSCORE', ends, id) end
+      -- What is kept no longer has no place to keep.
+      if ended and tonumber(ended) <= now then planned('ZREM', key, id) end
       planned('ZADD', key, 'NX', string.format('%.0f', now), id)
       if keep == '' then
         planned('ZREM', ends, id)
