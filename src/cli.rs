@@ -4,6 +4,7 @@ mod grant;
 mod policy;
 mod serve;
 mod status;
+mod token;
 
 use std::process::ExitCode;
 
@@ -30,6 +31,8 @@ enum Command {
     Grant(grant::GrantArgs),
     /// Whether a running sidecar can answer, and by which policy.
     Status(status::StatusArgs),
+    /// Make, list and remove static tokens of the API.
+    Token(token::TokenArgs),
     /// Check, test, evaluate and explain policies.
     Policy(policy::PolicyArgs),
 }
@@ -45,6 +48,7 @@ impl Cli {
             Command::Serve(args) => serve::run(&args),
             Command::Grant(args) => grant::run(args),
             Command::Status(args) => status::run(&args),
+            Command::Token(args) => token::run(args),
             Command::Policy(args) => policy::run(args),
         }
     }

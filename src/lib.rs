@@ -4,7 +4,7 @@
 //! a test reads the `use` lines and holds them to it.
 //!
 //! * domain: [`clock`], [`principal`], [`permission`], [`grant`], [`decision`]
-//! * tools: [`jws`] (signed tokens and their keys), [`fetch`] (one answer of an HTTP server)
+//! * tools: `jws` (signed tokens and their keys), `fetch` (one answer of an HTTP server)
 //! * engines: [`replica`] (live grants in memory), [`metrics`], [`store`] (durable grants), [`policy`] (Rego),
 //!   [`bundle`] (policy from a server), [`audit`] (the decision log)
 //! * faces: [`authz`] (Envoy asks), [`api`] (people and programs ask), [`ops`] (orchestrators ask)
@@ -17,8 +17,8 @@ pub mod grant;
 pub mod permission;
 pub mod principal;
 
-pub mod fetch;
-pub mod jws;
+mod fetch;
+mod jws;
 
 pub mod audit;
 pub mod bundle;

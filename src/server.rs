@@ -5,8 +5,10 @@
 //! the grant API, health) runs on a runtime of its own, so that a policy that burns its time limit on every worker
 //! starves no heartbeat.
 
+pub mod api_listener;
 mod keeper;
 mod listen;
+pub mod tls;
 mod worker;
 
 use std::convert::Infallible;
@@ -21,12 +23,14 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tonic::transport::{Identity, ServerTlsConfig};
+use tonic::service::Routes;
 use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
 
+use crate::api::tokens::{LiveTokens, TokensError};
 use crate::api::v1::grant_service_server::GrantServiceServer;
-use crate::api::{GrantApi, Token, TokenError, v1};
+use crate::api::{Gate, GrantApi, v1};
 use crate::audit::{DecisionLog, OpenError};
 use crate::authz::{Checker, LiveRules};
 use crate::bundle::Bundles;
@@ -42,6 +46,7 @@ pub use keeper::load as load_policy;
 
 use keeper::Keeper;
 use listen::{CheckListener, ListenError};
+use tls::{LiveTls, TlsError};
 use worker::Workers;
 
 /// How soon a change of readiness shows in `grpc.health.v1`.
@@ -66,12 +71,12 @@ pub enum ServeError {
     DataDir { path: String, source: std::io::Error },
     #[error("the store cannot be opened")]
     Store(#[from] StoreError),
-    #[error("the API's token cannot be used")]
-    Token(#[from] TokenError),
+    #[error("the API's tokens cannot be used")]
+    Tokens(#[from] TokensError),
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error("the API's TLS files cannot be used")]
-    Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Tls(#[from] TlsError),
     #[error(transparent)]
     DecisionLog(#[from] OpenError),
     #[error("metrics cannot be set up")]
@@ -134,8 +139,11 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let (workers, connections) = Workers::start(&parts.checker, &health, &config, &stopped, &turns)?;
     vital.spawn("the check listener", listeners.check.accept_for(connections, stopped.clone()));
     vital.spawn(CHECK_WORKERS, workers.ended());
-    let api = GrantApi::new(Arc::clone(&parts.store), parts.token.clone());
-    vital.spawn("the grant API", serve_api(&config, api, listeners.api, &stopped)?);
+    vital.spawn_endless(Arc::clone(&parts.gate).follow());
+    if let Some(tls) = &parts.tls {
+        vital.spawn_endless(Arc::clone(tls).follow());
+    }
+    vital.spawn("the grant API", serve_api(&config, &parts, &health, listeners.api, &stopped));
     let ops = ops::router(Arc::clone(&parts.readiness), Arc::clone(&parts.checker.metrics));
     vital.spawn("the ops listener", serve_ops(ops, listeners.ops));
     vital.spawn_endless(keep_health(reporter.clone(), Arc::clone(&parts.readiness), is_ready));
@@ -184,7 +192,8 @@ async fn drain(parts: Parts, mut vital: Vital, stop: &watch::Sender<bool>, drain
 struct Parts {
     checker: Arc<Checker>,
     store: Arc<Store>,
-    token: Token,
+    gate: Arc<Gate>,
+    tls: Option<Arc<LiveTls>>,
     readiness: Arc<Readiness>,
     log_writer: Option<JoinHandle<()>>,
     seen: Fingerprint,
@@ -211,10 +220,9 @@ impl Parts {
             max_ttl: config.max_grant_ttl,
         };
         let store = Arc::new(open_store(config, around)?);
-        let token = match &config.api.token_file {
-            Some(path) => Token::read(path)?,
-            None => Token::read_or_create(&config.data_dir)?,
-        };
+        let tokens = LiveTokens::open(&config.api.tokens_file, &config.data_dir)?;
+        let gate = Arc::new(Gate::new(config.api.gate.clone(), tokens, Clock::System));
+        let tls = config.api.tls.as_ref().map(LiveTls::load).transpose()?.map(Arc::new);
         let log = config.decision_log.as_ref();
         let log =
             log.map(|log| DecisionLog::open(&log.target, log.queue, Arc::clone(&metrics))).transpose()?;
@@ -235,7 +243,7 @@ impl Parts {
             clock: Clock::System,
             in_flight: AtomicUsize::new(0),
         });
-        Ok(Self { checker, store, token, readiness, log_writer, seen })
+        Ok(Self { checker, store, gate, tls, readiness, log_writer, seen })
     }
 }
 
@@ -286,28 +294,22 @@ fn open_store(config: &Config, around: Surroundings) -> Result<Store, StoreError
     })
 }
 
-fn serve_api(
+/// Whatever is added here is behind the gate.
+fn serve_api<H: Health>(
     config: &Config,
-    api: GrantApi,
+    parts: &Parts,
+    health: &HealthServer<H>,
     listener: TcpListener,
     stopped: &watch::Receiver<bool>,
-) -> Result<impl Future<Output = Result<(), tonic::transport::Error>> + use<>, ServeError> {
-    let mut server = tonic::transport::Server::builder();
-    if let Some(files) = &config.api.tls {
-        let read = |path: &std::path::Path| {
-            std::fs::read(path)
-                .map_err(|error| ServeError::Tls(format!("{}: {error}", path.display()).into()))
-        };
-        let identity = Identity::from_pem(read(&files.cert_file)?, read(&files.key_file)?);
-        server = server
-            .tls_config(ServerTlsConfig::new().identity(identity))
-            .map_err(|error| ServeError::Tls(error.into()))?;
+) -> impl Future<Output = Result<(), std::io::Error>> + use<H> {
+    let grants = GrantServiceServer::new(GrantApi::new(Arc::clone(&parts.store)))
+        .max_decoding_message_size(config.max_message_bytes);
+    let mut services = Routes::new(grants).add_service(health.clone());
+    if config.reflection {
+        services = services.add_service(reflection());
     }
-    let service = GrantServiceServer::new(api).max_decoding_message_size(config.max_message_bytes);
-    let router = server.add_service(service).add_optional_service(config.reflection.then(reflection));
-    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-    let stopped = wait_until_stopped(stopped.clone());
-    Ok(async move { router.serve_with_incoming_shutdown(incoming, stopped).await })
+    let router = services.prepare().into_axum_router();
+    api_listener::serve(listener, parts.tls.clone(), Arc::clone(&parts.gate), router, stopped.clone())
 }
 
 /// Reflection for clients such as grpcurl: our own API. Envoy's protos come without descriptors.

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use prost_types::value::Kind;
 use tonic::{Request, Response, Status};
 
-use super::token::Token;
+use super::identity::identity;
 use super::v1;
 use super::v1::grant_service_server::GrantService;
 use super::v1::revoke_all_grants_request::Target;
@@ -24,24 +24,18 @@ const MAX_PAGE_SIZE: u32 = 1000;
 #[derive(Debug, Clone)]
 pub struct GrantApi {
     store: Arc<Store>,
-    token: Token,
 }
 
 impl GrantApi {
     #[must_use]
-    pub fn new(store: Arc<Store>, token: Token) -> Self {
-        Self { store, token }
+    pub fn new(store: Arc<Store>) -> Self {
+        Self { store }
     }
+}
 
-    fn authenticated<T>(&self, request: Request<T>) -> Result<T, Status> {
-        if self.token.authenticates(request.metadata()) {
-            Ok(request.into_inner())
-        } else {
-            Err(Status::unauthenticated(
-                "this call needs the bearer token of the server's data directory (CLI: --token-file or DAYPASS_TOKEN)",
-            ))
-        }
-    }
+fn authenticated<T>(request: Request<T>) -> Result<T, Status> {
+    identity(&request)?;
+    Ok(request.into_inner())
 }
 
 #[tonic::async_trait]
@@ -50,7 +44,7 @@ impl GrantService for GrantApi {
         &self,
         request: Request<v1::CreateGrantRequest>,
     ) -> Result<Response<v1::Grant>, Status> {
-        let v1::CreateGrantRequest { grant, ttl } = self.authenticated(request)?;
+        let v1::CreateGrantRequest { grant, ttl } = authenticated(request)?;
         let grant = grant.ok_or_else(|| Status::invalid_argument("`grant` is missing"))?;
         let ttl = ttl.and_then(|ttl| Duration::try_from(ttl).ok()).filter(|ttl| !ttl.is_zero()).ok_or_else(
             || Status::invalid_argument("`ttl` must be more than 0: a grant without an end is no grant"),
@@ -64,7 +58,7 @@ impl GrantService for GrantApi {
     }
 
     async fn get_grant(&self, request: Request<v1::GetGrantRequest>) -> Result<Response<v1::Grant>, Status> {
-        let v1::GetGrantRequest { id } = self.authenticated(request)?;
+        let v1::GetGrantRequest { id } = authenticated(request)?;
         let id = id.parse().map_err(|error| invalid("id", &error))?;
         let stored = self.store.get(id).await.map_err(|error| status(&error))?;
         Ok(Response::new(message(stored)))
@@ -74,7 +68,7 @@ impl GrantService for GrantApi {
         &self,
         request: Request<v1::ListGrantsRequest>,
     ) -> Result<Response<v1::ListGrantsResponse>, Status> {
-        let v1::ListGrantsRequest { subject, page_size, page_token, .. } = self.authenticated(request)?;
+        let v1::ListGrantsRequest { subject, page_size, page_token, .. } = authenticated(request)?;
         let subject = (!subject.is_empty()).then(|| principal(&subject)).transpose()?;
         let page_size = match page_size {
             0 => DEFAULT_PAGE_SIZE,
@@ -97,7 +91,7 @@ impl GrantService for GrantApi {
         &self,
         request: Request<v1::RevokeGrantRequest>,
     ) -> Result<Response<v1::RevokeGrantResponse>, Status> {
-        let v1::RevokeGrantRequest { id, reason: _ } = self.authenticated(request)?;
+        let v1::RevokeGrantRequest { id, reason: _ } = authenticated(request)?;
         let id: GrantId = id.parse().map_err(|error| invalid("id", &error))?;
         let revoked = self.revoke(vec![id]).await?;
         if revoked.ids.is_empty() {
@@ -110,7 +104,7 @@ impl GrantService for GrantApi {
         &self,
         request: Request<v1::RevokeAllGrantsRequest>,
     ) -> Result<Response<v1::RevokeGrantResponse>, Status> {
-        let v1::RevokeAllGrantsRequest { target, .. } = self.authenticated(request)?;
+        let v1::RevokeAllGrantsRequest { target, .. } = authenticated(request)?;
         let Some(Target::Subject(subject)) = target else {
             return Err(Status::unimplemented("only by subject yet"));
         };
