@@ -1,9 +1,11 @@
 //! The grant API: the face through which people and programs give and end access.
 
+mod gate;
 mod grpc;
-pub mod identity;
+mod identity;
 pub mod rest;
 mod token;
+pub mod tokens;
 
 /// Generated from `proto/daypass/v1`.
 #[expect(clippy::pedantic, reason = "generated code")]
@@ -14,5 +16,9 @@ pub mod v1 {
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/daypass_descriptors.bin"));
 }
 
+pub use gate::{
+    Gate, GateConfig, IssuerConfig, KeySource, Peer, Presented, RateLimit, Refusal, default_algorithms,
+};
 pub use grpc::{Api, Explain};
+pub use identity::identity;
 pub use token::{Token, TokenError};

@@ -17,6 +17,7 @@ mod request;
 mod serve;
 mod settings;
 mod status;
+mod token;
 mod verify;
 mod view;
 mod wait;
@@ -85,6 +86,8 @@ enum Command {
     Serve(Box<ServeArgs>),
     /// Whether a running sidecar can answer, and by which policy
     Status(status::StatusArgs),
+    /// Make, list and remove static tokens of the API
+    Token(token::TokenArgs),
     /// Check, test, evaluate and explain policies
     Policy(policy::PolicyArgs),
     /// Print a script that completes commands in a shell
@@ -145,6 +148,7 @@ impl Cli {
         match self.command {
             Command::Serve(args) => serve::run(&args),
             Command::Status(args) => status::run(&args),
+            Command::Token(args) => token::run(args),
             Command::Policy(args) => policy::run(args),
             Command::Completions { shell } => {
                 let mut script = Vec::new();
@@ -177,7 +181,12 @@ impl Command {
             Self::Events(args) => events::execute(args).await,
             Self::Audit(args) => audit::execute(args).await,
             Self::Login(args) => login::login(args).await,
-            Self::Serve(_) | Self::Status(_) | Self::Policy(_) | Self::Completions { .. } | Self::Logout => {
+            Self::Serve(_)
+            | Self::Status(_)
+            | Self::Token(_)
+            | Self::Policy(_)
+            | Self::Completions { .. }
+            | Self::Logout => {
                 anyhow::bail!("not a command of the API")
             }
         }

@@ -1,5 +1,6 @@
 //! What was typed becomes what is needed, once, with all mistakes reported together.
 
+mod api;
 mod args;
 mod file;
 mod reader;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use thiserror::Error;
 
+use crate::api::{GateConfig, RateLimit, tokens};
 use crate::audit::LogTarget;
 use crate::authz::{self, BodyParsing, Enforcement, IdentitySource, RequestIds, StreamLimits};
 use crate::bundle;
@@ -99,17 +101,27 @@ pub struct PolicyConfig {
     pub max_grant_ttl: Duration,
 }
 
+/// Whether callers of the API must show a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientAuth {
+    Optional,
+    Required,
+}
+
 #[derive(Debug, Clone)]
 pub struct TlsFiles {
     pub cert_file: PathBuf,
     pub key_file: PathBuf,
+    /// Who signs client certificates. None: nobody is asked for one.
+    pub client_ca: Option<(PathBuf, ClientAuth)>,
 }
 
 #[derive(Debug, Clone)]
 pub struct ApiConfig {
-    /// None: the data directory's, made on first start.
-    pub token_file: Option<PathBuf>,
+    /// Hashes of static tokens, made on first start.
+    pub tokens_file: PathBuf,
     pub tls: Option<TlsFiles>,
+    pub gate: GateConfig,
 }
 
 #[derive(Debug, Clone)]
@@ -157,6 +169,8 @@ const DEFAULT_MAX_GRANTS_PER_PRINCIPAL: usize = 1_000;
 const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// With a minute or less left a retry could outlive the grant by much of its own length.
 const DEFAULT_RETRY_HORIZON: Duration = Duration::from_secs(60);
+/// Far more than people and their programs need, and far less than would keep a store busy.
+const DEFAULT_API_RATE_LIMIT: RateLimit = RateLimit { per_second: 500, burst: 1000 };
 const DEFAULT_DECISION_LOG_QUEUE: usize = 10_000;
 
 impl Config {
@@ -202,7 +216,7 @@ fn assemble(args: &ServeArgs, mut file: FileSettings, problems: &mut Vec<Problem
             ),
         );
     }
-    if !api_listen.ip().is_loopback() && file.tls.is_none() {
+    if !api_listen.ip().is_loopback() && file.api.tls.is_none() {
         problem(
             "--api-listen",
             format!("{api_listen} is not on this machine alone; give `api.tls`, or listen on 127.0.0.1"),
@@ -212,6 +226,7 @@ fn assemble(args: &ServeArgs, mut file: FileSettings, problems: &mut Vec<Problem
     check_store_settings(&file, &mut problem);
     let store = store_config(args.store.as_deref().or(file.store.as_deref()), &file, &mut problem);
     let authz = authz_config(args, &mut file, check_timeout, settle_timeout);
+    let api = api_config(&mut file, &data_dir);
     let decision_log = args.decision_log.clone().or(file.decision_log).map(|target| DecisionLogConfig {
         target: match target.as_str() {
             "-" | "stdout" => LogTarget::Stdout,
@@ -225,7 +240,6 @@ fn assemble(args: &ServeArgs, mut file: FileSettings, problems: &mut Vec<Problem
         listen: args.listen.clone().or(file.listen).unwrap_or_else(|| Listen::Tcp(loopback(9191))),
         api_listen,
         ops_listen: args.ops_listen.or(file.ops_listen).unwrap_or_else(|| loopback(9393)),
-        data_dir,
         store: store?,
         policy: PolicyConfig {
             paths: if args.policy.is_empty() { file.policy.unwrap_or_default() } else { args.policy.clone() },
@@ -238,7 +252,7 @@ fn assemble(args: &ServeArgs, mut file: FileSettings, problems: &mut Vec<Problem
             max_grant_ttl,
         },
         authz,
-        api: ApiConfig { token_file: file.token_file, tls: file.tls },
+        api,
         log: LogConfig {
             format: file.log_format.unwrap_or(LogFormat::Text),
             level: file.log_level.unwrap_or_else(|| "info".to_owned()),
@@ -252,7 +266,20 @@ fn assemble(args: &ServeArgs, mut file: FileSettings, problems: &mut Vec<Problem
             grants_per_principal: file.max_grants_per_principal.unwrap_or(DEFAULT_MAX_GRANTS_PER_PRINCIPAL),
         },
         drain_timeout: file.drain_timeout.unwrap_or(DEFAULT_DRAIN_TIMEOUT),
+        data_dir,
     })
+}
+
+fn api_config(file: &mut FileSettings, data_dir: &Path) -> ApiConfig {
+    let api = std::mem::take(&mut file.api);
+    ApiConfig {
+        tokens_file: api.tokens_file.unwrap_or_else(|| tokens::path_in(data_dir)),
+        tls: api.tls,
+        gate: GateConfig {
+            issuers: api.issuers,
+            rate_limit: api.rate_limit.unwrap_or(DEFAULT_API_RATE_LIMIT),
+        },
+    }
 }
 
 fn authz_config(

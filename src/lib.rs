@@ -5,7 +5,7 @@
 //!
 //! * domain: [`clock`], [`principal`], [`permission`], [`grant`], [`lock`], [`decision`], [`standing`],
 //!   [`entitlement`]
-//! * tools: [`jws`] (signed tokens and their keys), [`fetch`] (one answer of an HTTP server)
+//! * tools: `jws` (signed tokens and their keys), `fetch` (one answer of an HTTP server)
 //! * engines: [`replica`] (live grants in memory), [`metrics`], [`store`] (durable grants), [`policy`] (Rego),
 //!   [`bundle`] (policy from a server), [`audit`] (the decision log)
 //! * the desk: [`desk`] (who may ask, agree, extend and end, by the admission policy)
@@ -22,8 +22,8 @@ pub mod permission;
 pub mod principal;
 pub mod standing;
 
-pub mod fetch;
-pub mod jws;
+mod fetch;
+mod jws;
 
 pub mod audit;
 pub mod bundle;

@@ -5,8 +5,10 @@
 //! the grant API, health) runs on a runtime of its own, so that a policy that burns its time limit on every worker
 //! starves no heartbeat.
 
+pub mod api_listener;
 mod keeper;
 mod listen;
+pub mod tls;
 mod worker;
 
 use std::convert::Infallible;
@@ -21,12 +23,13 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tonic::transport::{Identity, ServerTlsConfig};
 use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
 
 use crate::api::rest::{ContractError, Rest};
-use crate::api::{Api, Explain, Token, TokenError, v1};
+use crate::api::tokens::{LiveTokens, TokensError};
+use crate::api::{Api, Explain, Gate, v1};
 use crate::audit::{DecisionLog, OpenError};
 use crate::authz::{Checker, LiveRules};
 use crate::bundle::Bundles;
@@ -44,6 +47,7 @@ pub use keeper::load as load_policy;
 
 use keeper::{Keeper, Live, Loaded};
 use listen::{CheckListener, ListenError};
+use tls::{LiveTls, TlsError};
 use worker::Workers;
 
 /// How soon a change of readiness shows in `grpc.health.v1`.
@@ -68,12 +72,12 @@ pub enum ServeError {
     DataDir { path: String, source: std::io::Error },
     #[error("the store cannot be opened")]
     Store(#[from] StoreError),
-    #[error("the API's token cannot be used")]
-    Token(#[from] TokenError),
+    #[error("the API's tokens cannot be used")]
+    Tokens(#[from] TokensError),
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error("the API's TLS files cannot be used")]
-    Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Tls(#[from] TlsError),
     #[error(transparent)]
     DecisionLog(#[from] OpenError),
     #[error(transparent)]
@@ -142,9 +146,12 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let (workers, connections) = Workers::start(&parts.checker, &health, &config, &stopped, &turns)?;
     vital.spawn("the check listener", listeners.check.accept_for(connections, stopped.clone()));
     vital.spawn(CHECK_WORKERS, workers.ended());
-    let api = Api::new(Arc::clone(&parts.desk), explainer(Arc::clone(&parts.checker)));
     vital.spawn_endless(Arc::clone(&parts.desk).keep_time());
-    vital.spawn("the grant API", serve_api(&config, api, listeners.api, &stopped)?);
+    vital.spawn_endless(Arc::clone(&parts.gate).follow());
+    if let Some(tls) = &parts.tls {
+        vital.spawn_endless(Arc::clone(tls).follow());
+    }
+    vital.spawn("the grant API", serve_api(&config, &parts, &health, listeners.api, &stopped)?);
     let ops = ops::router(Arc::clone(&parts.readiness), Arc::clone(&parts.checker.metrics));
     vital.spawn("the ops listener", serve_ops(ops, listeners.ops));
     vital.spawn_endless(keep_health(reporter.clone(), Arc::clone(&parts.readiness), is_ready));
@@ -195,7 +202,8 @@ struct Parts {
     admission: Arc<LiveAdmission>,
     store: Arc<Store>,
     desk: Arc<Desk>,
-    token: Token,
+    gate: Arc<Gate>,
+    tls: Option<Arc<LiveTls>>,
     readiness: Arc<Readiness>,
     log_writer: Option<JoinHandle<()>>,
     seen: Fingerprint,
@@ -222,10 +230,9 @@ impl Parts {
             max_ttl: config.max_grant_ttl,
         };
         let store = Arc::new(open_store(config, around)?);
-        let token = match &config.api.token_file {
-            Some(path) => Token::read(path)?,
-            None => Token::read_or_create(&config.data_dir)?,
-        };
+        let tokens = LiveTokens::open(&config.api.tokens_file, &config.data_dir)?;
+        let gate = Arc::new(Gate::new(config.api.gate.clone(), tokens, Clock::System));
+        let tls = config.api.tls.as_ref().map(LiveTls::load).transpose()?.map(Arc::new);
         let log = config.decision_log.as_ref();
         let log =
             log.map(|log| DecisionLog::open(&log.target, log.queue, Arc::clone(&metrics))).transpose()?;
@@ -253,7 +260,7 @@ impl Parts {
             clock: Clock::System,
             in_flight: AtomicUsize::new(0),
         });
-        Ok(Self { checker, admission, desk, store, token, readiness, log_writer, seen })
+        Ok(Self { checker, admission, desk, store, gate, tls, readiness, log_writer, seen })
     }
 }
 
@@ -304,31 +311,22 @@ fn open_store(config: &Config, around: Surroundings) -> Result<Store, StoreError
     })
 }
 
-fn serve_api(
+/// Whatever is added here is behind the gate.
+fn serve_api<H: Health>(
     config: &Config,
-    api: Api,
+    parts: &Parts,
+    health: &HealthServer<H>,
     listener: TcpListener,
     stopped: &watch::Receiver<bool>,
-) -> Result<impl Future<Output = Result<(), tonic::transport::Error>> + use<>, ServeError> {
-    let mut server = tonic::transport::Server::builder().accept_http1(true);
-    if let Some(files) = &config.api.tls {
-        let read = |path: &std::path::Path| {
-            std::fs::read(path)
-                .map_err(|error| ServeError::Tls(format!("{}: {error}", path.display()).into()))
-        };
-        let identity = Identity::from_pem(read(&files.cert_file)?, read(&files.key_file)?);
-        server = server
-            .tls_config(ServerTlsConfig::new().identity(identity))
-            .map_err(|error| ServeError::Tls(error.into()))?;
-    }
-    let mut services = api.services(config.max_message_bytes);
+) -> Result<impl Future<Output = Result<(), std::io::Error>> + use<H>, ServeError> {
+    let api = Api::new(Arc::clone(&parts.desk), explainer(Arc::clone(&parts.checker)));
+    let mut services = api.services(config.max_message_bytes).add_service(health.clone());
     if config.reflection {
         services = services.add_service(reflection());
     }
-    let router = server.add_routes(Rest::new()?.over(services));
-    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-    let stopped = wait_until_stopped(stopped.clone());
-    Ok(async move { router.serve_with_incoming_shutdown(incoming, stopped).await })
+    let router = Rest::new()?.over(services).prepare().into_axum_router();
+    let (tls, gate) = (parts.tls.clone(), Arc::clone(&parts.gate));
+    Ok(api_listener::serve(listener, tls, gate, router, stopped.clone()))
 }
 
 /// Faces do not know each other: the API asks the check path through this.

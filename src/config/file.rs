@@ -9,8 +9,9 @@ use std::time::Duration;
 use saphyr::{LoadableYamlNode, MarkedYaml};
 use serde_json::{Map, Value as Json};
 
+use super::api::{self, ApiSettings};
 use super::reader::{Section, Source};
-use super::{Listen, Problem, TlsFiles, parse_duration};
+use super::{Listen, Problem, parse_duration};
 use crate::authz::IdentitySource;
 use crate::principal::Kind;
 use crate::store::{ClientCertificate, RedisTls, SentinelLogin};
@@ -50,8 +51,7 @@ pub struct FileSettings {
     pub trust_request_id: Option<bool>,
     pub lease: Option<Duration>,
     pub retry_horizon: Option<Duration>,
-    pub token_file: Option<PathBuf>,
-    pub tls: Option<TlsFiles>,
+    pub api: ApiSettings,
     pub log_format: Option<LogFormat>,
     pub log_level: Option<String>,
     pub decision_log: Option<String>,
@@ -136,10 +136,7 @@ fn settings(mut root: Section<'_, '_>) -> FileSettings {
         found.lease = stream.get("lease", parse_duration);
         found.retry_horizon = stream.get("retry_horizon", parse_duration);
     });
-    root.section("api", |api| {
-        found.token_file = api.get("token_file", path);
-        found.tls = api.section("tls", tls).flatten();
-    });
+    found.api = root.section("api", api::read).unwrap_or_default();
     root.section("log", |log| {
         found.log_format = log.get("format", log_format);
         found.log_level = log.get("level", log_level);
@@ -178,16 +175,6 @@ fn redis_tls(section: &mut Section<'_, '_>) -> RedisTls {
     RedisTls { ca_file: section.get("ca_file", path), client, server_name: section.get("server_name", text) }
 }
 
-fn tls(section: &mut Section<'_, '_>) -> Option<TlsFiles> {
-    let (cert_file, key_file) = (section.get("cert_file", path), section.get("key_file", path));
-    if let (Some(cert_file), Some(key_file)) = (cert_file, key_file) {
-        Some(TlsFiles { cert_file, key_file })
-    } else {
-        section.complain("needs cert_file and key_file");
-        None
-    }
-}
-
 /// `- source: jwt`, with the settings of that source beside it.
 fn identity(section: &mut Section<'_, '_>) -> Option<IdentitySource> {
     let or = |value: Option<String>, default: &str| value.unwrap_or_else(|| default.to_owned());
@@ -219,11 +206,11 @@ fn identity(section: &mut Section<'_, '_>) -> Option<IdentitySource> {
     }
 }
 
-fn text(text: &str) -> Result<String, String> {
+pub(super) fn text(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("is empty".to_owned()) } else { Ok(text.to_owned()) }
 }
 
-fn path(value: &str) -> Result<PathBuf, String> {
+pub(super) fn path(value: &str) -> Result<PathBuf, String> {
     text(value).map(PathBuf::from)
 }
 
@@ -231,7 +218,7 @@ fn parsed<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, String> {
     text.parse().map_err(|error| format!("{text:?}: {error}"))
 }
 
-fn positive(text: &str) -> Result<usize, String> {
+pub(super) fn positive(text: &str) -> Result<usize, String> {
     text.parse()
         .ok()
         .filter(|value| *value > 0)

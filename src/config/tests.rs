@@ -61,7 +61,22 @@ limits: {check_timeout: 1s, evaluation_timeout: 20ms, settle_timeout: 30ms, drai
   max_concurrent_checks: 5, max_message_bytes: 1000, max_grant_ttl: 8h, max_grants: 7,
   max_grants_per_principal: 3}
 stream: {lease: 5m, retry_horizon: 10s}
-api: {token_file: /t, tls: {cert_file: /c, key_file: /k}}
+api:
+  tokens_file: /t
+  tls: {cert_file: /c, key_file: /k, client_ca_file: /a, client_auth: required}
+  rate_limit: {per_second: 7, burst: 9}
+  authentication:
+    jwt:
+      - issuer: https://idp
+        audiences: [daypass]
+        jwks_url: https://idp/keys
+        ca_file: /ca
+        user_claim: email
+        groups_claim: roles
+        kind: workload
+        algorithms: [ES256, RS256]
+        leeway: 10s
+      - {issuer: local, audiences: daypass, jwks_file: /keys.json}
 log: {format: json, level: 'info,daypass::store=debug'}
 decision_log: {to: stdout, queue: 9}
 ";
@@ -86,6 +101,57 @@ decision_log: {to: stdout, queue: 9}
     assert_eq!(config.decision_log.unwrap().target, LogTarget::Stdout);
     assert_eq!(config.replica_limits, Limits { grants: 7, grants_per_principal: 3 });
     assert_eq!(config.authz.request_ids, RequestIds::Trusted);
+    let api = config.api;
+    assert_eq!(api.tls.unwrap().client_ca, Some(("/a".into(), ClientAuth::Required)));
+    assert_eq!(api.gate.rate_limit, RateLimit { per_second: 7, burst: 9 });
+    let [issuer, local] = api.gate.issuers.as_slice() else { panic!("{:?}", api.gate.issuers) };
+    assert_eq!(issuer.audiences, ["daypass"]);
+    assert_eq!((issuer.user_claim.as_str(), issuer.groups_claim.as_str()), ("email", "roles"));
+    assert_eq!((issuer.kind, issuer.algorithms.len()), (crate::principal::Kind::Workload, 2));
+    assert_eq!(issuer.leeway, SignedDuration::from_secs(10));
+    assert_eq!((local.user_claim.as_str(), local.leeway), ("sub", SignedDuration::from_secs(30)));
+    assert!(local.algorithms.iter().all(|algorithm| !matches!(algorithm, crate::jws::Algorithm::Hmac(_))));
+}
+
+#[test]
+fn mistakes_in_who_may_call() {
+    let yaml = "
+api:
+  token_file: /t
+  tls: {cert_file: /c, key_file: /k, client_auth: maybe}
+  rate_limit: {burst: 1}
+  authentication:
+    jwt:
+      - {issuer: a, audiences: [], jwks_file: /k}
+      - {issuer: b, audiences: x, jwks_file: /k, jwks_url: https://b}
+      - {issuer: c, audiences: x, jwks_url: http://idp.example/k}
+      - {issuer: d, audiences: x, jwks_file: /k, algorithms: [none]}
+      - {issuer: e, audiences: x, jwks_file: /k, algorithms: [HS256, RS256]}
+      - {issuer: f, audiences: x, jwks_url: https://f, algorithms: HS256}
+      - {issuer: g, audiences: x, jwks_file: /k, leeway: 2m}
+      - {issuer: h, audiences: x, jwks_file: /k, kind: group}
+      - {issuer: h, audiences: x, jwks_file: /k, audience: x}
+      - {audiences: x, jwks_file: /k}
+";
+    let problems = load(yaml, ServeArgs::default()).unwrap_err();
+    for line in [
+        ":3: unknown key `api.token_file`; known here: authentication, rate_limit, tls, tokens_file",
+        ":4: api.tls.client_auth: \"maybe\" is neither",
+        ":5: api.rate_limit: needs per_second",
+        ":8: api.authentication.jwt[0]: needs `audiences`",
+        ":9: api.authentication.jwt[1]: needs either jwks_file or jwks_url",
+        ":10: api.authentication.jwt[2].jwks_url: \"http://idp.example/k\" is in clear",
+        ":11: api.authentication.jwt[3].algorithms: \"none\"",
+        ":12: api.authentication.jwt[4]: algorithms: one issuer has secrets",
+        ":13: api.authentication.jwt[5]: algorithms: a secret is not fetched",
+        ":14: api.authentication.jwt[6].leeway: \"2m\" is not between",
+        ":15: api.authentication.jwt[7].kind: \"group\" is neither",
+        ":16: unknown key `api.authentication.jwt[8].audience`",
+        "the issuer \"h\" is there twice",
+        ":17: api.authentication.jwt[9]: needs `issuer`",
+    ] {
+        assert!(problems.contains(line), "{line}\n{problems}");
+    }
 }
 
 #[test]

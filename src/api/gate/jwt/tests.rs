@@ -1,0 +1,151 @@
+use serde_json::json;
+
+use super::*;
+
+const NOW: i64 = 1_800_000_000;
+
+fn config() -> IssuerConfig {
+    IssuerConfig {
+        issuer: "https://idp".to_owned(),
+        audiences: vec!["daypass".to_owned(), "other".to_owned()],
+        keys: Source::File("/nonexistent".into()),
+        user_claim: "sub".to_owned(),
+        groups_claim: "groups".to_owned(),
+        kind: Kind::User,
+        algorithms: super::super::default_algorithms(),
+        leeway: SignedDuration::from_secs(30),
+    }
+}
+
+/// Claims that are good, with changes: null takes one away.
+#[expect(clippy::needless_pass_by_value, reason = "it reads better at the call")]
+fn with(changes: Value) -> Result<Identity, Reason> {
+    let mut claims = json!({"sub": "alice", "aud": "daypass", "exp": NOW + 60});
+    let claims = claims.as_object_mut().unwrap();
+    for (name, value) in changes.as_object().unwrap() {
+        claims.remove(name);
+        if !value.is_null() {
+            claims.insert(name.clone(), value.clone());
+        }
+    }
+    identity(&config(), claims, Timestamp::from_second(NOW).unwrap())
+}
+
+fn names(changes: Value) -> Result<Vec<String>, Reason> {
+    with(changes).map(|found| found.caller.principals().iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn who_is_named() {
+    assert_eq!(names(json!({})).unwrap(), ["user:alice"]);
+    let groups = json!({"groups": ["a", "b", "a", "", 1, null, ["c"]]});
+    assert_eq!(names(groups).unwrap(), ["user:alice", "group:a", "group:b"]);
+    assert_eq!(names(json!({"groups": "a"})).unwrap(), ["user:alice", "group:a"]);
+    // A group called like a user is a group.
+    assert_eq!(names(json!({"groups": ["user:root"]})).unwrap(), ["user:alice", "group:user:root"]);
+    for sub in [json!(null), json!(1), json!(["alice"]), json!({"a": 1})] {
+        assert_eq!(names(json!({"sub": sub})), Err(Reason::NoSubject));
+    }
+    for sub in ["", " alice", "a\u{0}b", "a\nb"] {
+        assert_eq!(names(json!({"sub": sub})), Err(Reason::BadPrincipal), "{sub:?}");
+    }
+    let many = |count: usize| json!({"groups": (0..count).map(|n| n.to_string()).collect::<Vec<_>>()});
+    assert_eq!(names(many(MAX_PRINCIPALS - 1)).unwrap().len(), MAX_PRINCIPALS);
+    assert_eq!(names(many(MAX_PRINCIPALS)), Err(Reason::TooManyNames));
+}
+
+#[test]
+fn who_acts() {
+    let delegate = |act: Value| with(json!({"act": act})).map(|found| found.delegate.unwrap().to_string());
+    assert_eq!(delegate(json!({"sub": "bot"})).unwrap(), "user:bot");
+    let nested = json!({"sub": "spiffe://td/bot", "act": {"sub": "before"}});
+    assert_eq!(delegate(nested).unwrap(), "workload:spiffe://td/bot");
+    for bad in [json!("bot"), json!({}), json!({"sub": 1}), json!({"sub": ""}), json!([])] {
+        assert_eq!(with(json!({"act": bad})), Err(Reason::BadDelegate));
+    }
+}
+
+#[test]
+fn when() {
+    let found = with(json!({"exp": NOW + 60})).unwrap();
+    assert_eq!(found.expires_at, Timestamp::from_second(NOW + 60).ok());
+    assert!(with(json!({"exp": NOW - 29})).is_ok());
+    assert!(with(json!({"exp": 1_800_000_000.5})).is_ok());
+    for past in [json!(NOW - 30), json!(0), json!(-1), json!(-1e300)] {
+        let found = with(json!({"exp": past}));
+        assert!(matches!(found, Err(Reason::Expired | Reason::Malformed)), "{past} {found:?}");
+    }
+    assert_eq!(with(json!({"exp": null})), Err(Reason::Endless));
+    for odd in [json!("1900000000"), json!(true), json!(1e300), json!([NOW])] {
+        assert_eq!(with(json!({"exp": odd})), Err(Reason::Malformed), "{odd}");
+    }
+    for name in ["nbf", "iat"] {
+        assert!(with(json!({name: NOW + 30})).is_ok());
+        assert_eq!(with(json!({name: NOW + 31})), Err(Reason::NotYet));
+        assert_eq!(with(json!({name: "soon"})), Err(Reason::Malformed));
+    }
+}
+
+#[test]
+fn for_whom() {
+    for good in [json!("daypass"), json!(["x", "other"]), json!(["daypass"])] {
+        assert!(with(json!({"aud": good})).is_ok());
+    }
+    for bad in [json!(null), json!("x"), json!(""), json!([]), json!(["daypass", 1]), json!({"daypass": 1})] {
+        assert_eq!(with(json!({"aud": bad})), Err(Reason::Audience));
+    }
+}
+
+fn read(header: &Value, payload: &str) -> Result<(), Reason> {
+    let encode = |text: &str| base64::encode_url(text.as_bytes());
+    let token = format!("{}.{}.{}", encode(&header.to_string()), encode(payload), encode("signature"));
+    Token::read(&token).map(|_| ())
+}
+
+#[test]
+fn headers_are_read_strictly() {
+    for kind in ["JWT", "jwt", "at+jwt", "application/at+jwt", "JOSE"] {
+        assert_eq!(read(&json!({"alg": "ES256", "typ": kind}), "{}"), Ok(()), "{kind}");
+    }
+    for (header, reason) in [
+        (json!({}), Reason::Algorithm),
+        (json!({"alg": "none"}), Reason::Algorithm),
+        (json!({"alg": "None"}), Reason::Algorithm),
+        (json!({"alg": ""}), Reason::Algorithm),
+        (json!({"alg": "es256"}), Reason::Algorithm),
+        (json!({"alg": 1}), Reason::Malformed),
+        (json!({"alg": "ES256", "kid": 1}), Reason::Malformed),
+        (json!({"alg": "ES256", "typ": "dpop+jwt"}), Reason::Type),
+        (json!({"alg": "ES256", "typ": "logout+jwt"}), Reason::Type),
+        (json!({"alg": "ES256", "cty": "JWT"}), Reason::Type),
+        (json!({"alg": "ES256", "crit": ["b64"], "b64": false}), Reason::Critical),
+        (json!({"alg": "ES256", "crit": []}), Reason::Critical),
+        (json!("ES256"), Reason::Malformed),
+    ] {
+        assert_eq!(read(&header, "{}"), Err(reason), "{header}");
+    }
+    let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+    for payload in ["", "[]", "null", "{", "{}x", deep.as_str(), &format!("{{\"a\":{deep}}}")] {
+        assert_eq!(read(&json!({"alg": "ES256"}), payload), Err(Reason::Malformed));
+    }
+    for token in ["..", "a.b", "a.b.c.d", "e30.e30.e30=", "e30=.e30.e30", "e30.e31.e30"] {
+        assert!(matches!(Token::read(token), Err(Reason::Malformed | Reason::Algorithm)), "{token}");
+    }
+}
+
+#[test]
+fn a_bound_token_needs_its_key() {
+    let certificate = Presented::read(b"whatever");
+    let thumbprint = base64::encode_url(certificate.sha256());
+    let check = |claims: Value, certificate: Option<&Presented>| {
+        check_binding(claims.as_object().unwrap(), certificate)
+    };
+    let bound = json!({"cnf": {"x5t#S256": thumbprint}});
+    assert_eq!(check(json!({}), None), Ok(()));
+    assert_eq!(check(bound.clone(), Some(&certificate)), Ok(()));
+    assert_eq!(check(bound.clone(), None), Err(Reason::Bound));
+    assert_eq!(check(bound, Some(&Presented::read(b"other"))), Err(Reason::Bound));
+    for other in [json!({"jkt": "x"}), json!({}), json!(1), json!({"x5t#S256": thumbprint, "jkt": "x"})] {
+        assert_eq!(check(json!({"cnf": other}), Some(&certificate)), Err(Reason::Bound));
+    }
+}
