@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use jiff::Timestamp;
 
 use super::changes::{Plan, read_if_any};
 use super::event::{Event, EventType};
 use super::giving::{self, Held};
-use super::model::{Kind, Party, Registered, Request, State};
+use super::model::{Kind, Registered, Request};
 use super::questions::{About, Action, Asking};
-use super::requests::{Asked, CallRow, apply, asked_duration, described, remembered};
-use super::{Desk, DeskError, after, checked, new_grant_id, new_id};
+use super::requests::{Asked, CallRow, apply, asked_duration, described, draft, remembered};
+use super::{Desk, DeskError, after, checked, new_grant_id};
+use crate::entitlement::Entitlement;
 use crate::grant::{GrantId, Refusal};
 use crate::principal::{Identity, Principal};
 use crate::store::journal::{Look, Row, Table};
@@ -27,6 +28,25 @@ pub struct Extend {
     pub justification: String,
     pub ticket: String,
     pub call: Option<String>,
+}
+
+impl Extend {
+    fn draft(
+        &self,
+        who: &Identity,
+        entitlement: Option<&Entitlement>,
+        held: &Held,
+        duration: Duration,
+        now: Timestamp,
+    ) -> Request {
+        Request {
+            subject: held.grant.record.subject.clone(),
+            justification: self.justification.clone(),
+            ticket: self.ticket.clone(),
+            grant: Some(held.grant.id.clone()),
+            ..draft(who, Kind::Extension, entitlement, duration, now)
+        }
+    }
 }
 
 /// What came of an extension.
@@ -115,10 +135,13 @@ impl Desk {
             record.ticket = (!ticket.is_empty()).then(|| ticket.clone());
             let mut grant = Registered::of_key(&id, record, look.now, after(look.now, duration));
             grant.requester = Some(who.subject.to_string());
+            let mut request = draft(who, Kind::Access, Some(found), duration, look.now);
+            request.justification.clone_from(&reason);
+            request.ticket.clone_from(&ticket);
             let about = About {
                 entitlement: Some(found),
+                request: Some(&request),
                 grant: Some(&grant),
-                target: Some(&json!({"reason": reason, "ticket": ticket, "duration_s": duration.as_secs()})),
                 ..About::default()
             };
             let terms = asking.require(Action::BreakGlass, about)?;
@@ -194,14 +217,13 @@ impl Desk {
         mut held: Held,
         ask: &Extend,
     ) -> Result<Plan<Option<Asked>>, DeskError> {
-        let about = About { grant: Some(&held.grant), ..About::default() };
+        let who = asking.who.ok_or_else(|| DeskError::Invalid("nobody asks".to_owned()))?;
+        let request = ask.draft(who, None, &held, ask.duration, asking.now);
+        let about = About { request: Some(&request), grant: Some(&held.grant), ..About::default() };
         asking.require(Action::GrantExtend, about)?;
         let before = held.grant.expires;
         let writes = giving::extend(&mut held, ask.duration, self.limits.max_grant_ttl, asking.now)?;
-        let mut event = Event::new(EventType::GrantExtended, asking.now).on_grant(&held.grant);
-        if let Some(who) = asking.who {
-            event = event.by(who);
-        }
+        let event = Event::new(EventType::GrantExtended, asking.now).by(who).on_grant(&held.grant);
         let event = event.because(&ask.justification).with("expired_at", &before);
         let mut plan = Plan::new(None, writes, vec![event]);
         plan.unchanged.push((Row::new(Table::Grants, held.grant.id), Some(held.key)));
@@ -219,29 +241,8 @@ impl Desk {
         let who = asking.who.ok_or_else(|| DeskError::Invalid("nobody asks".to_owned()))?;
         let entitlement = asking.entitlement(name)?;
         let now = asking.now;
-        let mut request = Request {
-            id: new_id("r"),
-            kind: Kind::Extension,
-            state: State::Pending,
-            entitlement: entitlement.name.clone(),
-            revision: entitlement.revision.clone(),
-            gives: entitlement.gives(),
-            requester: Party::of(who),
-            subject: held.grant.record.subject.clone(),
-            justification: ask.justification.clone(),
-            ticket: ask.ticket.clone(),
-            duration: Some(asked_duration(Some(ask.duration), ask.duration, self.limits)?),
-            granted: None,
-            not_before: None,
-            approve_by: now,
-            created: now,
-            decided: None,
-            approvals_required: 0,
-            reviews: Vec::new(),
-            grant: Some(held.grant.id.clone()),
-            reason: String::new(),
-            approvers: entitlement.approvers.iter().map(ToString::to_string).collect(),
-        };
+        let duration = asked_duration(Some(ask.duration), ask.duration, self.limits)?;
+        let mut request = ask.draft(who, Some(entitlement), &held, duration, now);
         self.check_locks(&request.subject, Some(&request.entitlement))?;
         let about = About {
             entitlement: Some(entitlement),

@@ -139,29 +139,14 @@ impl Desk {
         let entitlement = asking.entitlement(&ask.entitlement)?;
         let now = asking.now;
         let subject = ask.subject.as_ref().unwrap_or(&who.subject).to_string();
+        let duration = asked_duration(ask.duration, entitlement.default_ttl, self.limits)?;
         let mut request = Request {
-            id: new_id("r"),
-            kind: Kind::Access,
-            state: State::Pending,
-            entitlement: entitlement.name.clone(),
-            revision: entitlement.revision.clone(),
-            gives: entitlement.gives(),
-            requester: Party::of(who),
             subject,
-            justification: ask.justification.clone(),
-            ticket: ask.ticket.clone(),
-            duration: Some(asked_duration(ask.duration, entitlement.default_ttl, self.limits)?),
-            granted: None,
             not_before: start(ask.not_before, now)?,
-            approve_by: after(now, DEFAULT_APPROVE_WITHIN),
-            created: now,
-            decided: None,
-            approvals_required: 0,
-            reviews: Vec::new(),
-            grant: None,
-            reason: String::new(),
-            approvers: entitlement.approvers.iter().map(ToString::to_string).collect(),
+            ..draft(who, Kind::Access, Some(entitlement), duration, now)
         };
+        request.justification.clone_from(&ask.justification);
+        request.ticket.clone_from(&ask.ticket);
         self.check_locks(&request.subject, Some(&request.entitlement))?;
         let about = About { entitlement: Some(entitlement), request: Some(&request), ..About::default() };
         let terms = asking.require(Action::RequestCreate, about)?;
@@ -240,6 +225,42 @@ impl<'a> Asking<'a> {
         let entitlement = found.ok_or(DeskError::NotFound("entitlement"))?;
         let about = About { entitlement: Some(entitlement), ..About::default() };
         self.see(Action::EntitlementView, about, "entitlement").map(|()| entitlement)
+    }
+}
+
+/// A request of `who` for itself, before policy has said anything of it.
+pub(super) fn draft(
+    who: &Identity,
+    kind: Kind,
+    entitlement: Option<&Entitlement>,
+    duration: Duration,
+    now: Timestamp,
+) -> Request {
+    let of = |text: fn(&Entitlement) -> String| entitlement.map(text).unwrap_or_default();
+    let approvers =
+        entitlement.map(|entitlement| entitlement.approvers.iter().map(ToString::to_string).collect());
+    Request {
+        id: new_id("r"),
+        kind,
+        state: State::Pending,
+        entitlement: of(|entitlement| entitlement.name.clone()),
+        revision: of(|entitlement| entitlement.revision.clone()),
+        gives: of(Entitlement::gives),
+        requester: Party::of(who),
+        subject: who.subject.to_string(),
+        justification: String::new(),
+        ticket: String::new(),
+        duration: Some(duration),
+        granted: None,
+        not_before: None,
+        approve_by: after(now, DEFAULT_APPROVE_WITHIN),
+        created: now,
+        decided: None,
+        approvals_required: 0,
+        reviews: Vec::new(),
+        grant: None,
+        reason: String::new(),
+        approvers: approvers.unwrap_or_default(),
     }
 }
 

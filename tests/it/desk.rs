@@ -249,7 +249,7 @@ async fn what_was_decided_is_looked_at_again_at_the_start(redis: Option<&Redis>)
     ] {
         let room = Room::open(redis);
         room.change("e", &entitlement(&json!({})));
-        let start = Timestamp::now() + SECOND;
+        let start = Timestamp::now() + SECOND * 3;
         let request = room.ask_for(&alice(), "e", |ask| ask.not_before = Some(start)).await.unwrap();
         let id = room.approve(&bob(), &request.id).await.unwrap().grant.unwrap();
         room.change("e", &change);
@@ -329,7 +329,8 @@ async fn no_grant_outlives_the_hard_cap(redis: Option<&Redis>) {
     let direct = room.desk.give(&admin(), None, record.clone(), day + SECOND).await;
     assert!(matches!(direct, Err(DeskError::Store(_))), "{direct:?}");
     let grant = room.desk.give(&admin(), None, record.clone(), day - MINUTE).await.unwrap();
-    assert!(state(room.desk.extend(&admin(), longer(&grant.id, MINUTE * 2)).await).contains("all its time"));
+    let more = room.desk.extend(&admin(), longer(&grant.id, MINUTE * 2)).await;
+    assert!(matches!(more, Err(DeskError::Denied(_) | DeskError::State(_))), "{more:?}");
     let extended = room.desk.extend(&admin(), longer(&grant.id, MINUTE)).await.unwrap();
     assert_eq!(length(extended.grant.starts, extended.grant.expires), day);
     denied(room.desk.give(&alice(), None, record, MINUTE).await);
