@@ -46,15 +46,6 @@ struct Entry {
     pass: u32,
 }
 
-/// What became of a lock that is not in the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Absence {
-    /// There is none, or it was ended.
-    Ended,
-    /// The server may have lost it: it holds until its own end.
-    Lost,
-}
-
 impl Locks {
     fn read(&self) -> RwLockReadGuard<'_, LockIndex> {
         self.index.read().unwrap_or_else(PoisonError::into_inner)
@@ -191,28 +182,13 @@ impl Replica {
         })
     }
 
-    /// The store has no such lock, in this history. Only in the history in which it was seen is that its end.
-    pub fn miss_lock(&self, id: &str, history: &Arc<str>) -> Absence {
-        self.change_locks(|index| {
-            index.in_doubt.remove(id);
-            match index.by_id.get(id) {
-                Some(entry) if entry.history.as_ref() != Some(history) => Absence::Lost,
-                Some(_) => {
-                    index.take(id);
-                    Absence::Ended
-                }
-                None => Absence::Ended,
-            }
-        })
-    }
-
-    /// Decides nothing on anybody until this lock was inserted, removed or missed.
+    /// Decides nothing on anybody until this lock was inserted or removed.
     pub fn suspect_lock(&self, id: &str) {
         self.locks.change(|index| index.in_doubt.insert(id.into()));
     }
 
-    /// Ends a complete pass, for locks: those that were not inserted since it began are missed, unless `keep` knows
-    /// better. How many hold although the store has them no more.
+    /// Ends a complete pass, for locks: those that were not inserted since it began are gone if they were seen in this
+    /// history, unless `keep` knows better. How many hold on because another history may have been lost with them.
     pub fn end_lock_pass(&self, history: &Arc<str>, keep: impl Fn(&str) -> bool) -> usize {
         self.change_locks(|index| {
             index.in_doubt.retain(|id| keep(id));
@@ -400,10 +376,9 @@ mod tests {
     async fn while_a_lock_is_in_doubt_nobody_is_settled() {
         let replica = Arc::new(replica());
         let bob = Caller::new(vec!["user:bob".parse().unwrap()]);
-        let ways: [fn(&Replica); 4] = [
+        let ways: [fn(&Replica); 3] = [
             |replica| assert!(!replica.remove_lock("l")),
             |replica| replica.insert_lock(lock("l", "user:alice", 9)).unwrap(),
-            |replica| assert_eq!(replica.miss_lock("l", &history("h")), Absence::Lost),
             |replica| assert_eq!(replica.end_lock_pass(&history("h"), |_| false), 0),
         ];
         for settle in ways {
@@ -430,24 +405,19 @@ mod tests {
     fn what_another_history_has_not_holds_on_and_what_its_own_has_not_ends() {
         let replica = replica();
         let (first, second) = (history("first"), history("second"));
+        let pass = |history: &Arc<str>, kept: &str| {
+            replica.begin_pass();
+            replica.end_lock_pass(history, |id| id == kept)
+        };
         replica.insert_lock_of(lock("l", "user:alice", 1_000), &first, NOW).unwrap();
-        assert_eq!(replica.miss_lock("l", &second), Absence::Lost);
-        assert_eq!(replica.miss_lock("l", &second), Absence::Lost, "however often");
-        assert_eq!(on_alice(&replica, NOW).as_deref(), Some("l"));
-        replica.begin_pass();
-        assert_eq!(replica.end_lock_pass(&second, |_| false), 1);
+        assert_eq!((pass(&second, ""), pass(&second, "")), (1, 1), "however often");
         assert!(on_alice(&replica, NOW).is_some() && on_alice(&replica, later(1_000)).is_none());
-        // Somebody writes it there and ends it there.
+        // Read there, it is that history's.
         replica.insert_lock_of(lock("l", "user:alice", 1_000), &second, NOW).unwrap();
-        assert_eq!(replica.miss_lock("l", &second), Absence::Ended);
-        assert_eq!(on_alice(&replica, NOW), None);
-        // In a pass of the same history it was ended while nobody listened.
-        replica.insert_lock_of(lock("l", "user:alice", 1_000), &first, NOW).unwrap();
-        replica.begin_pass();
-        assert_eq!(replica.end_lock_pass(&first, |id| id == "l"), 0);
+        assert_eq!(pass(&second, "l"), 0);
         assert!(on_alice(&replica, NOW).is_some(), "a change is waiting to be read");
-        assert_eq!(replica.end_lock_pass(&first, |_| false), 0);
-        assert_eq!(on_alice(&replica, NOW), None);
+        assert_eq!(pass(&second, ""), 0);
+        assert!(!replica.has_locks());
     }
 
     #[test]
