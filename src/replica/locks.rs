@@ -7,6 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
 use super::{Replica, ReplicaFull};
 use crate::clock::Now;
@@ -17,8 +18,11 @@ use crate::principal::Caller;
 /// Locks are for emergencies. Each costs every sidecar up to 2 KiB; beyond this somebody uses them for something else.
 pub const MAX_LOCKS: usize = 10_000;
 
-/// Of one key, in as many histories of the server. The oldest go first.
-const MAX_VERSIONS: usize = 4;
+/// Of one key: what it is, and what it was for other targets in other histories of the server. The oldest go first.
+const MAX_VERSIONS: usize = 8;
+
+/// Between two readings of one end. Less is no other end, but the way of the answers.
+const SAME_END: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 pub(super) struct Locks {
@@ -39,7 +43,7 @@ struct LockIndex {
 
 #[derive(Debug)]
 struct Entry {
-    /// The newest first. More than one only where a server may have lost the change between them.
+    /// The newest first, as it was last read. Behind it, one for each target, what a server may have lost.
     locks: Vec<Arc<Lock>>,
     /// Of the server, when it was last seen. None in a store that loses nothing.
     history: Option<Arc<str>>,
@@ -115,12 +119,14 @@ impl LockIndex {
             return Err(ReplicaFull::Locks(MAX_LOCKS));
         }
         let id = Arc::clone(&lock.id);
-        let locks = match (before, now) {
-            (Some(before), Some(now)) if before.history.as_ref() != history => {
-                beside(lock, &before.locks, now)
+        let kept = match (before, now) {
+            (Some(before), Some(now)) => {
+                let is_same = before.history.as_ref() == history;
+                kept(&lock, &before.locks, is_same, now)
             }
-            _ => vec![Arc::new(lock)],
+            _ => Vec::new(),
         };
+        let locks = std::iter::once(Arc::new(lock)).chain(kept).collect();
         self.put(id, Entry { locks, history: history.cloned(), pass: self.pass });
         Ok(())
     }
@@ -142,18 +148,28 @@ impl LockIndex {
     }
 }
 
-/// What holds where another history of the server has `lock` under an id that was seen `before`: both, unless they are
-/// one but for their ends, of which the later counts.
-fn beside(mut lock: Lock, before: &[Arc<Lock>], now: Now) -> Vec<Arc<Lock>> {
-    let mut others = Vec::new();
-    for other in before.iter().filter(|other| other.holds(now)) {
-        if other.target != lock.target {
-            others.push(Arc::clone(other));
-        } else if other.lifetime.remaining(now) > lock.lifetime.remaining(now) {
-            lock.lifetime = other.lifetime;
+/// What holds on beside `lock`, which is now under the id of those `before`: in another history what it was there, in the
+/// same one what was kept already, unless a writer has since made it another lock.
+fn kept(lock: &Lock, before: &[Arc<Lock>], is_same_history: bool, now: Now) -> Vec<Arc<Lock>> {
+    let candidates = match (before, is_same_history) {
+        ([last, rest @ ..], true) if last.target == lock.target => rest,
+        (_, true) => &[],
+        (all, false) => all,
+    };
+    let mut kept: Vec<Arc<Lock>> = Vec::new();
+    for other in candidates.iter().filter(|other| other.holds(now)) {
+        let left = other.lifetime.remaining(now);
+        let is_within = |lock: &Lock| {
+            lock.target == other.target && lock.lifetime.remaining(now).saturating_add(SAME_END) >= left
+        };
+        if is_within(lock) || kept.iter().any(|lock| is_within(lock)) {
+            continue;
         }
+        kept.retain(|lock| lock.target != other.target);
+        kept.push(Arc::clone(other));
     }
-    std::iter::once(Arc::new(lock)).chain(others).take(MAX_VERSIONS).collect()
+    kept.truncate(MAX_VERSIONS - 1);
+    kept
 }
 
 impl Replica {
@@ -297,8 +313,6 @@ impl Replica {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::clock::Clock;
     use crate::grant::Provenance;
@@ -424,18 +438,32 @@ mod tests {
     fn a_change_that_a_server_may_have_lost_leaves_both_in_force() {
         let replica = replica();
         let (first, second) = (history("first"), history("second"));
-        replica.insert_lock_of(lock("l", "*", 1_000), &first, NOW).unwrap();
-        replica.insert_lock_of(lock("l", "user:alice", 9_000), &second, NOW).unwrap();
+        let read = |target, left_ms, history: &Arc<str>| {
+            replica.insert_lock_of(lock("l", target, left_ms), history, NOW).unwrap();
+        };
+        read("*", 1_000, &first);
+        read("user:alice", 9_000, &second);
+        // Also when the next session reads the same again.
+        read("user:alice", 9_000, &second);
         assert!(on_alice(&replica, NOW).is_some() && replica.lock_on_everything(NOW).is_some());
         assert!(replica.lock_on_everything(later(1_000)).is_none());
-        // Whoever writes it in the new history means it.
-        replica.insert_lock_of(lock("l", "user:bob", 9_000), &second, NOW).unwrap();
+        // Whoever makes it another lock in the new history means it.
+        read("user:bob", 9_000, &second);
         assert!(on_alice(&replica, NOW).is_none() && replica.lock_on_everything(NOW).is_none());
-        // The same lock with an end that was brought forward, or put off, in between.
-        replica.insert_lock_of(lock("l", "user:bob", 500), &first, NOW).unwrap();
+        // The same lock, of which a server may have lost that its end was put off.
         let bob = Caller::new(vec!["user:bob".parse().unwrap()]);
+        read("user:bob", 500, &first);
+        read("user:bob", 500, &first);
         assert!(replica.lock_on(&bob, later(8_999)).is_some());
-        assert_eq!(replica.locks().len(), 1);
+        // The way of an answer is no other end, or a lock that is shortened now would not end.
+        read("user:bob", 8_700, &second);
+        read("user:bob", 500, &second);
+        assert_eq!(replica.locks().len(), 2, "still what it was at first");
+        assert!(replica.remove_lock("l") && !replica.has_locks());
+        read("user:bob", 9_000, &first);
+        read("user:bob", 8_999, &second);
+        read("user:bob", 500, &second);
+        assert!(replica.lock_on(&bob, later(500)).is_none());
     }
 
     #[test]

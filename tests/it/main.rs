@@ -12,6 +12,7 @@ mod golden;
 mod grant_api;
 mod hostile;
 mod hostile_policy;
+mod lock_model;
 mod locks;
 mod policy_cli;
 mod policy_swap;
