@@ -198,6 +198,21 @@ impl Replica {
         })
     }
 
+    /// The server announced that the lock is no more. If it was about to end, that says nothing of what it was in other
+    /// histories.
+    pub fn end_lock(&self, id: &str, now: Now) {
+        self.change_locks(|index| {
+            index.in_doubt.remove(id);
+            let Some(Entry { mut locks, pass, .. }) = index.take(id) else { return };
+            let is_deleted = locks.first().is_none_or(|last| last.lifetime.remaining(now) > SAME_END);
+            if is_deleted || locks.len() < 2 {
+                return;
+            }
+            locks.remove(0);
+            index.put(id.into(), Entry { locks, history: None, pass });
+        });
+    }
+
     /// Decides nothing on anybody until this lock was inserted or removed.
     pub fn suspect_lock(&self, id: &str) {
         self.locks.change(|index| index.in_doubt.insert(id.into()));
@@ -464,6 +479,17 @@ mod tests {
         read("user:bob", 8_999, &second);
         read("user:bob", 500, &second);
         assert!(replica.lock_on(&bob, later(500)).is_none());
+        // The end of what it is now is not the end of what it was, a deletion is.
+        for (ended, expected) in [(later(1_490), true), (NOW, false)] {
+            replica.remove_lock("l");
+            read("user:bob", 9_000, &first);
+            read("user:alice", 1_500, &second);
+            replica.end_lock("l", ended);
+            replica.begin_pass();
+            replica.end_lock_pass(&second, |_| false);
+            assert_eq!(replica.lock_on(&bob, later(2_000)).is_some(), expected);
+            assert!(on_alice(&replica, NOW).is_none());
+        }
     }
 
     #[test]

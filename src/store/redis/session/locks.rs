@@ -46,7 +46,7 @@ impl Session {
         let (lock, refusal) = match value {
             // It was announced or listed in this history, so in this history it was ended.
             ReadValue::Absent => {
-                self.around.replica.remove_lock(id);
+                self.around.replica.end_lock(id, read);
                 return Ok(());
             }
             ReadValue::Refused { refusal, ttl } => {
