@@ -118,7 +118,7 @@ impl Permission {
         } else if !admits(target.method(), b'/') {
             Some(Mismatch::Method)
         } else if !admits(target.path(), b'/') {
-            Some(Mismatch::Path)
+            Some(if target.is_ambiguous() { Mismatch::AmbiguousPath } else { Mismatch::Path })
         } else if !admits(target.grpc_method(), b'/') {
             Some(Mismatch::GrpcMethod)
         } else {

@@ -18,7 +18,7 @@ use crate::clock::{BootTime, Now};
 use crate::grant::{Grant, GrantId};
 use crate::principal::{Caller, Principal};
 
-pub use locks::{Absence, MAX_LOCKS};
+pub use locks::MAX_LOCKS;
 
 use locks::Locks;
 

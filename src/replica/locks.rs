@@ -7,6 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
 use super::{Replica, ReplicaFull};
 use crate::clock::Now;
@@ -17,8 +18,11 @@ use crate::principal::Caller;
 /// Locks are for emergencies. Each costs every sidecar up to 2 KiB; beyond this somebody uses them for something else.
 pub const MAX_LOCKS: usize = 10_000;
 
-/// Of one key, in as many histories of the server. The oldest go first.
-const MAX_VERSIONS: usize = 4;
+/// Of one key: what it is, and what it was for other targets in other histories of the server. The oldest go first.
+const MAX_VERSIONS: usize = 8;
+
+/// Between two readings of one end. Less is no other end, but the way of the answers.
+const SAME_END: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 pub(super) struct Locks {
@@ -39,20 +43,11 @@ struct LockIndex {
 
 #[derive(Debug)]
 struct Entry {
-    /// The newest first. More than one only where a server may have lost the change between them.
+    /// The newest first, as it was last read. Behind it, one for each target, what a server may have lost.
     locks: Vec<Arc<Lock>>,
     /// Of the server, when it was last seen. None in a store that loses nothing.
     history: Option<Arc<str>>,
     pass: u32,
-}
-
-/// What became of a lock that is not in the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Absence {
-    /// There is none, or it was ended.
-    Ended,
-    /// The server may have lost it: it holds until its own end.
-    Lost,
 }
 
 impl Locks {
@@ -124,12 +119,14 @@ impl LockIndex {
             return Err(ReplicaFull::Locks(MAX_LOCKS));
         }
         let id = Arc::clone(&lock.id);
-        let locks = match (before, now) {
-            (Some(before), Some(now)) if before.history.as_ref() != history => {
-                beside(lock, &before.locks, now)
+        let kept = match (before, now) {
+            (Some(before), Some(now)) => {
+                let is_same = before.history.as_ref() == history;
+                kept(&lock, &before.locks, is_same, now)
             }
-            _ => vec![Arc::new(lock)],
+            _ => Vec::new(),
         };
+        let locks = std::iter::once(Arc::new(lock)).chain(kept).collect();
         self.put(id, Entry { locks, history: history.cloned(), pass: self.pass });
         Ok(())
     }
@@ -151,18 +148,28 @@ impl LockIndex {
     }
 }
 
-/// What holds where another history of the server has `lock` under an id that was seen `before`: both, unless they are
-/// one but for their ends, of which the later counts.
-fn beside(mut lock: Lock, before: &[Arc<Lock>], now: Now) -> Vec<Arc<Lock>> {
-    let mut others = Vec::new();
-    for other in before.iter().filter(|other| other.holds(now)) {
-        if other.target != lock.target {
-            others.push(Arc::clone(other));
-        } else if other.lifetime.remaining(now) > lock.lifetime.remaining(now) {
-            lock.lifetime = other.lifetime;
+/// What holds on beside `lock`, which is now under the id of those `before`: in another history what it was there, in the
+/// same one what was kept already, unless a writer has since made it another lock.
+fn kept(lock: &Lock, before: &[Arc<Lock>], is_same_history: bool, now: Now) -> Vec<Arc<Lock>> {
+    let candidates = match (before, is_same_history) {
+        ([last, rest @ ..], true) if last.target == lock.target => rest,
+        (_, true) => &[],
+        (all, false) => all,
+    };
+    let mut kept: Vec<Arc<Lock>> = Vec::new();
+    for other in candidates.iter().filter(|other| other.holds(now)) {
+        let left = other.lifetime.remaining(now);
+        let is_within = |lock: &Lock| {
+            lock.target == other.target && lock.lifetime.remaining(now).saturating_add(SAME_END) >= left
+        };
+        if is_within(lock) || kept.iter().any(|lock| is_within(lock)) {
+            continue;
         }
+        kept.retain(|lock| lock.target != other.target);
+        kept.push(Arc::clone(other));
     }
-    std::iter::once(Arc::new(lock)).chain(others).take(MAX_VERSIONS).collect()
+    kept.truncate(MAX_VERSIONS - 1);
+    kept
 }
 
 impl Replica {
@@ -191,28 +198,28 @@ impl Replica {
         })
     }
 
-    /// The store has no such lock, in this history. Only in the history in which it was seen is that its end.
-    pub fn miss_lock(&self, id: &str, history: &Arc<str>) -> Absence {
+    /// The server announced that the lock is no more. If it was about to end, that says nothing of what it was in other
+    /// histories.
+    pub fn end_lock(&self, id: &str, now: Now) {
         self.change_locks(|index| {
             index.in_doubt.remove(id);
-            match index.by_id.get(id) {
-                Some(entry) if entry.history.as_ref() != Some(history) => Absence::Lost,
-                Some(_) => {
-                    index.take(id);
-                    Absence::Ended
-                }
-                None => Absence::Ended,
+            let Some(Entry { mut locks, pass, .. }) = index.take(id) else { return };
+            let is_deleted = locks.first().is_none_or(|last| last.lifetime.remaining(now) > SAME_END);
+            if is_deleted || locks.len() < 2 {
+                return;
             }
-        })
+            locks.remove(0);
+            index.put(id.into(), Entry { locks, history: None, pass });
+        });
     }
 
-    /// Decides nothing on anybody until this lock was inserted, removed or missed.
+    /// Decides nothing on anybody until this lock was inserted or removed.
     pub fn suspect_lock(&self, id: &str) {
         self.locks.change(|index| index.in_doubt.insert(id.into()));
     }
 
-    /// Ends a complete pass, for locks: those that were not inserted since it began are missed, unless `keep` knows
-    /// better. How many hold although the store has them no more.
+    /// Ends a complete pass, for locks: those that were not inserted since it began are gone if they were seen in this
+    /// history, unless `keep` knows better. How many hold on because another history may have been lost with them.
     pub fn end_lock_pass(&self, history: &Arc<str>, keep: impl Fn(&str) -> bool) -> usize {
         self.change_locks(|index| {
             index.in_doubt.retain(|id| keep(id));
@@ -321,8 +328,6 @@ impl Replica {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::clock::Clock;
     use crate::grant::Provenance;
@@ -400,11 +405,10 @@ mod tests {
     async fn while_a_lock_is_in_doubt_nobody_is_settled() {
         let replica = Arc::new(replica());
         let bob = Caller::new(vec!["user:bob".parse().unwrap()]);
-        let ways: [fn(&Replica); 4] = [
+        let ways: [fn(&Replica); 3] = [
             |replica| assert!(!replica.remove_lock("l")),
             |replica| replica.insert_lock(lock("l", "user:alice", 9)).unwrap(),
-            |replica| assert_eq!(replica.miss_lock("l", &history("h")), Absence::Lost),
-            |replica| assert_eq!(replica.end_lock_pass(&history("h"), |_| false), 1),
+            |replica| assert_eq!(replica.end_lock_pass(&history("h"), |_| false), 0),
         ];
         for settle in ways {
             replica.suspect_lock("l");
@@ -430,42 +434,62 @@ mod tests {
     fn what_another_history_has_not_holds_on_and_what_its_own_has_not_ends() {
         let replica = replica();
         let (first, second) = (history("first"), history("second"));
+        let pass = |history: &Arc<str>, kept: &str| {
+            replica.begin_pass();
+            replica.end_lock_pass(history, |id| id == kept)
+        };
         replica.insert_lock_of(lock("l", "user:alice", 1_000), &first, NOW).unwrap();
-        assert_eq!(replica.miss_lock("l", &second), Absence::Lost);
-        assert_eq!(replica.miss_lock("l", &second), Absence::Lost, "however often");
-        assert_eq!(on_alice(&replica, NOW).as_deref(), Some("l"));
-        replica.begin_pass();
-        assert_eq!(replica.end_lock_pass(&second, |_| false), 1);
+        assert_eq!((pass(&second, ""), pass(&second, "")), (1, 1), "however often");
         assert!(on_alice(&replica, NOW).is_some() && on_alice(&replica, later(1_000)).is_none());
-        // Somebody writes it there and ends it there.
+        // Read there, it is that history's.
         replica.insert_lock_of(lock("l", "user:alice", 1_000), &second, NOW).unwrap();
-        assert_eq!(replica.miss_lock("l", &second), Absence::Ended);
-        assert_eq!(on_alice(&replica, NOW), None);
-        // In a pass of the same history it was ended while nobody listened.
-        replica.insert_lock_of(lock("l", "user:alice", 1_000), &first, NOW).unwrap();
-        replica.begin_pass();
-        assert_eq!(replica.end_lock_pass(&first, |id| id == "l"), 0);
+        assert_eq!(pass(&second, "l"), 0);
         assert!(on_alice(&replica, NOW).is_some(), "a change is waiting to be read");
-        assert_eq!(replica.end_lock_pass(&first, |_| false), 0);
-        assert_eq!(on_alice(&replica, NOW), None);
+        assert_eq!(pass(&second, ""), 0);
+        assert!(!replica.has_locks());
     }
 
     #[test]
     fn a_change_that_a_server_may_have_lost_leaves_both_in_force() {
         let replica = replica();
         let (first, second) = (history("first"), history("second"));
-        replica.insert_lock_of(lock("l", "*", 1_000), &first, NOW).unwrap();
-        replica.insert_lock_of(lock("l", "user:alice", 9_000), &second, NOW).unwrap();
+        let read = |target, left_ms, history: &Arc<str>| {
+            replica.insert_lock_of(lock("l", target, left_ms), history, NOW).unwrap();
+        };
+        read("*", 1_000, &first);
+        read("user:alice", 9_000, &second);
+        // Also when the next session reads the same again.
+        read("user:alice", 9_000, &second);
         assert!(on_alice(&replica, NOW).is_some() && replica.lock_on_everything(NOW).is_some());
         assert!(replica.lock_on_everything(later(1_000)).is_none());
-        // Whoever writes it in the new history means it.
-        replica.insert_lock_of(lock("l", "user:bob", 9_000), &second, NOW).unwrap();
+        // Whoever makes it another lock in the new history means it.
+        read("user:bob", 9_000, &second);
         assert!(on_alice(&replica, NOW).is_none() && replica.lock_on_everything(NOW).is_none());
-        // The same lock with an end that was brought forward, or put off, in between.
-        replica.insert_lock_of(lock("l", "user:bob", 500), &first, NOW).unwrap();
+        // The same lock, of which a server may have lost that its end was put off.
         let bob = Caller::new(vec!["user:bob".parse().unwrap()]);
+        read("user:bob", 500, &first);
+        read("user:bob", 500, &first);
         assert!(replica.lock_on(&bob, later(8_999)).is_some());
-        assert_eq!(replica.locks().len(), 1);
+        // The way of an answer is no other end, or a lock that is shortened now would not end.
+        read("user:bob", 8_700, &second);
+        read("user:bob", 500, &second);
+        assert_eq!(replica.locks().len(), 2, "still what it was at first");
+        assert!(replica.remove_lock("l") && !replica.has_locks());
+        read("user:bob", 9_000, &first);
+        read("user:bob", 8_999, &second);
+        read("user:bob", 500, &second);
+        assert!(replica.lock_on(&bob, later(500)).is_none());
+        // The end of what it is now is not the end of what it was, a deletion is.
+        for (ended, expected) in [(later(1_490), true), (NOW, false)] {
+            replica.remove_lock("l");
+            read("user:bob", 9_000, &first);
+            read("user:alice", 1_500, &second);
+            replica.end_lock("l", ended);
+            replica.begin_pass();
+            replica.end_lock_pass(&second, |_| false);
+            assert_eq!(replica.lock_on(&bob, later(2_000)).is_some(), expected);
+            assert!(on_alice(&replica, NOW).is_none());
+        }
     }
 
     #[test]

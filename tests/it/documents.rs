@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use daypass::clock::Clock;
 use daypass::config::{Config, ServeArgs};
-use daypass::store::record::{ReadAt, Ttl, decode};
+use daypass::store::record::{ReadAt, Ttl, decode, decode_lock};
 
 use crate::support::daypass::{Daypass, run, write_file};
 use crate::support::redis::{Redis, Sentinel};
@@ -37,6 +37,13 @@ fn the_grant_is_one() {
     let example = blocks(&document("grant-key.md"), "json").remove(0);
     let read_at = ReadAt { sent: Clock::System.now(), ttl: Ttl::Left(Duration::from_secs(60)) };
     assert!(decode("g", example.as_bytes(), read_at, Duration::from_secs(60)).is_ok());
+}
+
+#[test]
+fn the_lock_is_one() {
+    let example = blocks(&document("grant-key.md"), "json").remove(1);
+    let lock = decode_lock("l", example.as_bytes(), ReadAt { sent: Clock::System.now(), ttl: Ttl::None });
+    assert_eq!(lock.unwrap().expires_at(), None);
 }
 
 /// The shipped `redis.conf` and users, on real servers, with a sentinel of the shipped configuration that replaces the

@@ -14,6 +14,7 @@ mod grant_api;
 mod hostile;
 mod hostile_policy;
 mod journal;
+mod lock_model;
 mod locks;
 mod policy_cli;
 mod policy_swap;

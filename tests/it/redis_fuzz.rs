@@ -2,7 +2,7 @@
 //!
 //! `REDIS_FUZZ_SEED` has a run again, `REDIS_FUZZ_SECONDS` makes it longer (`make soak`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use daypass::clock::Clock;
@@ -18,11 +18,15 @@ use crate::support::sidecar::{Settings, Sidecar};
 
 const KEYS: u64 = 50;
 const WRITES_PER_ROUND: u64 = 200;
+/// Keys of locks, and one whose name is no id.
+const LOCKS: u64 = 6;
+const MISNAMED: &str = "{jit}:lock:no id";
 
 #[derive(Debug, Default)]
 struct Done {
     rounds: u64,
     writes: u64,
+    locks: u64,
     flushes: u64,
     kills: u64,
     holds: u64,
@@ -51,15 +55,19 @@ async fn agree_with(flavour: Flavour) {
         done.rounds += 1;
         for _ in 0..WRITES_PER_ROUND {
             write(&mut connection, &mut random, &mut done);
+            if random.below(8) == 0 {
+                write_lock(&mut connection, &mut random, &mut done);
+            }
             disturb(&mut connection, &proxies, &mut random, &mut done);
         }
         for proxy in &proxies {
             proxy.release();
         }
         let quiet = Instant::now();
-        let truth = grants_of(&mut connection);
+        let (truth, locks) = (grants_of(&mut connection), locks_of(&mut connection));
         for sidecar in &sidecars {
             agrees(sidecar, &truth, quiet, done.rounds).await;
+            agrees_on_locks(sidecar, &locks, done.rounds).await;
         }
     }
     println!("{flavour:?}: {done:?}, all agreed");
@@ -91,6 +99,25 @@ fn write(connection: &mut Connection, random: &mut Random, done: &mut Done) {
         }
     };
     // RENAME of what is not there is an error, and no matter.
+    let _: redis::RedisResult<redis::Value> = command.query(connection);
+}
+
+fn write_lock(connection: &mut Connection, random: &mut Random, done: &mut Done) {
+    done.locks += 1;
+    let key = format!("{{jit}}:lock:l-{}", random.below(LOCKS));
+    let ttl = 20_000 + random.below(60_000);
+    let value = format!(r#"{{"v":1,"principal":"user:u-{}","message":"m"}}"#, random.below(KEYS));
+    let command = match random.below(100) {
+        0..=39 => redis::cmd("SET").arg(&key).arg(value).arg("PX").arg(ttl).take(),
+        40..=49 => redis::cmd("SET").arg(&key).arg(value).take(),
+        50..=84 => redis::cmd("DEL").arg(&key).arg(MISNAMED).take(),
+        85..=89 => redis::cmd("PERSIST").arg(&key).take(),
+        90..=92 => redis::cmd("SET").arg(&key).arg("{not json").arg("PX").arg(ttl).take(),
+        93..=94 => redis::cmd("SET").arg(MISNAMED).arg(value).arg("PX").arg(ttl).take(),
+        95..=96 => redis::cmd("SADD").arg(&key).arg("x").take(),
+        _ => redis::cmd("RENAME").arg(&key).arg(format!("{{jit}}:lock:l-{}", random.below(LOCKS))).take(),
+    };
+    // RENAME of what is not there and SADD to text are errors, and no matter.
     let _: redis::RedisResult<redis::Value> = command.query(connection);
 }
 
@@ -182,5 +209,57 @@ async fn agrees(sidecar: &Sidecar, truth: &Grants, quiet: Instant, round: u64) {
             assert!(Instant::now() < deadline, "round {round}: {subject} lacks {expected:?}");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+    }
+}
+
+/// Who is locked: subjects, and whether everybody is.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Locked {
+    subjects: BTreeSet<String>,
+    everything: bool,
+}
+
+fn locks_of(connection: &mut Connection) -> Locked {
+    let mut locked = Locked {
+        everything: redis::cmd("EXISTS").arg(MISNAMED).query(connection).unwrap(),
+        ..Locked::default()
+    };
+    for number in 0..LOCKS {
+        let key = format!("{{jit}}:lock:l-{number}");
+        let kind: String = redis::cmd("TYPE").arg(&key).query(connection).unwrap();
+        let value = match kind.as_str() {
+            "none" => continue,
+            "string" => redis::cmd("GET").arg(&key).query::<String>(connection).unwrap(),
+            _ => String::new(),
+        };
+        match serde_json::from_str::<serde_json::Value>(&value) {
+            Ok(record) => drop(locked.subjects.insert(record["principal"].as_str().unwrap().to_owned())),
+            Err(_) => locked.everything = true,
+        }
+    }
+    locked
+}
+
+/// A sidecar that is up to date lacks no lock that it does not know to be in doubt, and soon has no other.
+async fn agrees_on_locks(sidecar: &Sidecar, truth: &Locked, round: u64) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let was_in_doubt = sidecar.replica.is_lock_in_doubt();
+        let now = Clock::System.now();
+        let is_locked = |subject: &String| {
+            let caller = Caller::new(vec![subject.parse().unwrap()]);
+            sidecar.replica.lock_on(&caller, now).is_some()
+        };
+        let subjects: BTreeSet<String> =
+            (0..KEYS).map(|number| format!("user:u-{number}")).filter(is_locked).collect();
+        let everything = sidecar.replica.lock_on_everything(now).is_some();
+        let found = Locked { subjects, everything };
+        if found == *truth && !was_in_doubt {
+            return;
+        }
+        let lacks = !truth.subjects.is_subset(&found.subjects) || (truth.everything && !found.everything);
+        assert!(was_in_doubt || !lacks, "round {round}: {found:?} lacks something of {truth:?}");
+        assert!(Instant::now() < deadline, "round {round}: {found:?} is not {truth:?}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }

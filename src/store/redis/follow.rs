@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use super::connect::{self, Connection, Login, PushHandler};
 use super::fault::Fault;
 use super::read::{Source, Target};
-use super::server::{self, Replication};
+use super::server::{self, Replication, joined};
 use super::session::{Change, History, Session, SessionEnd};
 use super::topology;
 use super::url::Node;
@@ -161,10 +161,6 @@ async fn open(
         tracked.inspect_err(|_| session.close())?;
     }
     Ok(Opened { session, owner, target, slot: place.slot, started })
-}
-
-fn joined(owner: &str, target: &str) -> String {
-    format!("{owner}+{target}")
 }
 
 async fn greet(store: &RedisStore, connection: &Connection) -> Result<server::Greeting, Fault> {

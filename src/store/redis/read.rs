@@ -6,6 +6,7 @@ use redis::{Pipeline, RedisResult, Value};
 
 use super::fault::Fault;
 use super::keys::Keys;
+use super::server::{Replication, joined};
 use super::topology;
 use super::url::Node;
 use crate::grant::Refusal;
@@ -70,6 +71,19 @@ impl Source {
             }
         }
         Ok(values)
+    }
+}
+
+impl Source {
+    /// The history that the servers are in at this moment.
+    pub async fn history(&mut self) -> Result<String, Fault> {
+        let mut ask = redis::cmd("INFO");
+        ask.arg("replication");
+        let info: String = ask.query_async(&mut self.owner).await?;
+        let owner = Replication::parse(&info).history;
+        let Some(Target { link, .. }) = &mut self.target else { return Ok(owner) };
+        let info: String = ask.query_async(link).await?;
+        Ok(joined(&owner, &Replication::parse(&info).history))
     }
 }
 

@@ -51,6 +51,11 @@ impl Replication {
     }
 }
 
+/// The history of two servers that are followed as one.
+pub fn joined(owner: &str, target: &str) -> String {
+    format!("{owner}+{target}")
+}
+
 /// Something about the server that an operator should change. None of them makes an answer wrong as long as nothing
 /// else goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -284,6 +284,10 @@ impl Session {
         }
         // The list is the server's own, whoever has the slot now. Only a keyed read says whether it was all.
         source.values(&[self.keys.nobodys().0]).await?;
+        // What is missing now is gone only if the server is still in the history in which it was seen.
+        if source.history().await? != *self.history {
+            return Err(SessionEnd::HistoryChanged);
+        }
         let unseen = {
             // A grant that changed during the pass and was read by nobody yet has a token, and a change waiting.
             let tokens = self.tokens();

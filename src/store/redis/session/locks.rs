@@ -4,7 +4,7 @@
 use super::{ReadValue, Session};
 use crate::grant::{GrantId, Refusal};
 use crate::lock::{self, Lock};
-use crate::replica::{Absence, ReplicaFull};
+use crate::replica::ReplicaFull;
 use crate::store::record::{self, ReadAt, Ttl};
 
 /// Under this one id stand all keys whose names are no ids: some are not even text, and cannot be read one by one.
@@ -44,13 +44,9 @@ impl Session {
         // Counted from when the answer came, so that a lock never ends before its key.
         let read = self.around.clock.now();
         let (lock, refusal) = match value {
+            // It was announced or listed in this history, so in this history it was ended.
             ReadValue::Absent => {
-                if self.around.replica.miss_lock(id, &self.history) == Absence::Lost {
-                    tracing::warn!(
-                        lock = id,
-                        "the server has lost this lock, or it was ended unseen; it holds on"
-                    );
-                }
+                self.around.replica.end_lock(id, read);
                 return Ok(());
             }
             ReadValue::Refused { refusal, ttl } => {

@@ -211,15 +211,28 @@ fn a_lock_without_an_end_or_a_long_one_holds_and_what_cannot_be_read_locks_every
 }
 
 #[test]
-fn a_lock_that_another_history_has_not_holds_on() {
+fn a_lock_that_another_history_has_not_holds_on_until_its_end_is_seen() {
+    let pass = |session: &Session| {
+        session.around.replica.begin_pass();
+        session.end_lock_pass(|_| false);
+    };
     let (first, _changes) = session();
     read_lock(&first, on_alice(), || ());
     let second = next(&first, "second");
-    read_lock(&second, ReadValue::Absent, || ());
+    pass(&second);
+    pass(&second);
     assert!(is_locked(&second));
-    read_lock(&second, on_alice(), || ());
-    read_lock(&second, ReadValue::Absent, || ());
-    assert!(!is_locked(&second));
+    let third = next(&second, "third");
+    pass(&third);
+    assert!(is_locked(&third));
+    // Written there and ended there, in one go.
+    third.on_push(invalidation(Some(&[LOCK])));
+    read_lock(&third, ReadValue::Absent, || ());
+    assert!(!is_locked(&third));
+    read_lock(&third, on_alice(), || ());
+    let same = next(&third, "third");
+    pass(&same);
+    assert!(!is_locked(&same), "ended while nobody listened, and nothing was lost");
 }
 
 #[test]
