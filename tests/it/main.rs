@@ -2,6 +2,7 @@
 
 mod support;
 
+mod api_identity;
 mod bundles;
 mod checker;
 mod compliance;
