@@ -698,6 +698,11 @@ async fn the_document_has_every_route_and_no_other() {
         }
     }
     assert_eq!(documented, declared);
+    let for_people = include_str!("../../docs/api.md");
+    for (verb, path) in &documented {
+        let call = format!("`{} {path}`", verb.to_uppercase());
+        assert!(for_people.contains(&call), "docs/api.md does not list {call}");
+    }
     assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
     let mut places = BTreeSet::new();
     references(&document, &mut places);
