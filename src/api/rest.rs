@@ -10,6 +10,7 @@ mod json;
 mod message;
 mod openapi;
 mod refusal;
+mod render;
 mod routes;
 mod scalar;
 mod stream;
@@ -35,6 +36,7 @@ pub use routes::ContractError;
 use frames::Frames;
 use message::{Given, Invalid};
 use refusal::{JSON, Refusal, pass_metadata, response, status_response};
+use render::rendered;
 use routes::{Found, Route, Routes};
 use stream::{Form, Messages};
 
@@ -270,25 +272,22 @@ async fn whole(route: &Route, answer: Response) -> Response {
     if let Some(status) = ended.filter(|status| status.code() != Code::Ok) {
         return status_response(&status);
     }
-    match rendered(route, &collected.to_bytes()) {
-        Ok(json) => {
+    let mut frames = Frames::default();
+    frames.push(&collected.to_bytes());
+    let Ok(Some(message)) = frames.next() else {
+        return status_response(&Status::internal("the answer holds no message"));
+    };
+    match rendered(&route.output, message) {
+        Ok((_, json)) => {
             let mut response = response(StatusCode::OK, JSON, json);
             pass_metadata(&parts.headers, response.headers_mut());
             response
         }
         Err(problem) => {
-            tracing::error!(method = route.grpc_path, "an answer has no form in JSON: {problem}");
-            status_response(&Status::internal("the answer has no form in JSON"))
+            tracing::error!(method = route.grpc_path, "an answer cannot be told: {problem}");
+            status_response(&Status::internal(format!("the answer cannot be told: {problem}")))
         }
     }
-}
-
-fn rendered(route: &Route, body: &[u8]) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
-    let mut frames = Frames::default();
-    frames.push(body);
-    let message = frames.next()?.ok_or("no message")?;
-    let message = DynamicMessage::decode(route.output.clone(), message)?;
-    Ok(serde_json::to_string(&message)?)
 }
 
 fn streamed(route: &Route, form: Form, answer: Response) -> Response {

@@ -26,6 +26,7 @@ mod redis_store;
 mod redis_topology;
 mod redis_uses;
 mod replica_model;
+mod rest;
 mod serving;
 mod store_contract;
 mod tidy;

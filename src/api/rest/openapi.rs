@@ -32,13 +32,14 @@ const FAILURES: [(&str, &str); 8] = [
     ("501", "This server does not offer this call."),
     ("503", "The store cannot be reached; a write may or may not have happened."),
 ];
-/// And those of calls with a body.
-const FAILURES_OF_WRITES: [(&str, &str); 4] = [
+/// And of calls that change something.
+const FAILURES_OF_WRITES: [(&str, &str); 1] = [(
+    "409",
+    "An object with this id exists, or others changed the same objects all the time and nothing was done.",
+)];
+/// And of calls with a body.
+const FAILURES_OF_BODIES: [(&str, &str); 3] = [
     ("408", "The body did not arrive in time."),
-    (
-        "409",
-        "An object with this id exists, or others changed the same objects all the time and nothing was done.",
-    ),
     ("413", "The body is larger than 1 MiB."),
     ("415", "The body is not `application/json`."),
 ];
@@ -206,8 +207,10 @@ impl Schemas<'_> {
         } else {
             json!({"description": "Done.", "content": {"application/json": {"schema": schema}}})
         };
-        let of_writes = if route.has_body { &FAILURES_OF_WRITES[..] } else { &[] };
-        let statuses = FAILURES.iter().chain(of_writes).map(|(status, _)| *status).chain(["default"]);
+        let of_writes = if route.verb.is_safe() { &[] } else { &FAILURES_OF_WRITES[..] };
+        let of_bodies = if route.has_body { &FAILURES_OF_BODIES[..] } else { &[] };
+        let statuses = FAILURES.iter().chain(of_writes).chain(of_bodies).map(|(status, _)| *status);
+        let statuses = statuses.chain(["default"]);
         let failures = statuses.map(|status| {
             (status.to_owned(), json!({"$ref": format!("#/components/responses/failure-{status}")}))
         });

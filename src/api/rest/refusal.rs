@@ -99,6 +99,8 @@ pub fn pass_metadata(from: &HeaderMap, to: &mut HeaderMap) {
 }
 
 fn error_body(status: StatusCode, code: Code, message: &str) -> String {
+    // What the router of the services says of a method that it has not got.
+    let message = if message.is_empty() { code.description() } else { message };
     let error = serde_json::json!({
         "error": {"code": status.as_u16(), "status": name(code), "message": message},
     });

@@ -12,12 +12,13 @@ use axum::body::Body;
 use http::{HeaderMap, HeaderValue};
 use hyper::body::{Body as HttpBody, Frame};
 use prost::bytes::Bytes;
-use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor};
+use prost_reflect::{FieldDescriptor, MessageDescriptor};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tonic::{Code, Status};
 
 use super::frames::Frames;
 use super::refusal::status_body;
+use super::render::rendered;
 
 /// Less than the minute after which proxies commonly cut a silent connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -48,11 +49,11 @@ impl Form {
         }
     }
 
-    fn failure(self, status: &Status) -> String {
+    fn failure(self, status: &Status) -> Vec<u8> {
         let body = status_body(status);
         match self {
-            Self::Events => format!("event: error\ndata: {body}\n\n"),
-            Self::Lines => format!("{body}\n"),
+            Self::Events => format!("event: error\ndata: {body}\n\n").into(),
+            Self::Lines => format!("{body}\n").into(),
         }
     }
 }
@@ -80,23 +81,20 @@ impl Messages {
         Self { source, frames: Frames::default(), form, message, number, silence, is_over: false }
     }
 
-    fn render(&self, bytes: Bytes) -> Result<String, Status> {
-        let unreadable = |_| Status::internal("a message of the stream cannot be read");
-        let message = DynamicMessage::decode(self.message.clone(), bytes).map_err(unreadable)?;
-        let json = serde_json::to_string(&message)
-            .map_err(|_| Status::internal("a message of the stream has no form in JSON"))?;
+    fn render(&self, bytes: Bytes) -> Result<Vec<u8>, Status> {
+        let (message, mut json) = rendered(&self.message, bytes)
+            .map_err(|problem| Status::internal(format!("a message cannot be told: {problem}")))?;
         if self.form == Form::Lines {
-            return Ok(format!("{json}\n"));
+            json.push(b'\n');
+            return Ok(json);
         }
         let number = self.number.as_ref().and_then(|field| message.get_field(field).as_u64());
-        Ok(match number {
-            Some(number) => format!("id: {number}\ndata: {json}\n\n"),
-            None => format!("data: {json}\n\n"),
-        })
+        let id = number.map(|number| format!("id: {number}\n")).unwrap_or_default();
+        Ok([id.as_bytes(), b"data: ", &json, b"\n\n"].concat())
     }
 
     /// The next text to send; none when the stream is over.
-    fn poll_text(&mut self, cx: &mut Context<'_>) -> Poll<Option<String>> {
+    fn poll_text(&mut self, cx: &mut Context<'_>) -> Poll<Option<Vec<u8>>> {
         loop {
             if self.is_over {
                 return Poll::Ready(None);
@@ -117,20 +115,20 @@ impl Messages {
                 Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Some(self.fail(&broken()))),
                 Poll::Pending if self.form == Form::Events => {
                     ready!(self.silence.poll_tick(cx));
-                    return Poll::Ready(Some(COMMENT.to_owned()));
+                    return Poll::Ready(Some(COMMENT.into()));
                 }
                 Poll::Pending => return Poll::Pending,
             }
         }
     }
 
-    fn end(&mut self, trailers: Option<&HeaderMap>) -> Option<String> {
+    fn end(&mut self, trailers: Option<&HeaderMap>) -> Option<Vec<u8>> {
         self.is_over = true;
         let status = trailers.and_then(Status::from_header_map).unwrap_or_else(broken);
         (status.code() != Code::Ok).then(|| self.form.failure(&status))
     }
 
-    fn fail(&mut self, status: &Status) -> String {
+    fn fail(&mut self, status: &Status) -> Vec<u8> {
         self.is_over = true;
         self.form.failure(status)
     }
