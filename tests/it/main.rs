@@ -4,6 +4,7 @@ mod support;
 
 mod bundles;
 mod checker;
+mod cli;
 mod compliance;
 mod documents;
 mod embedded;

@@ -4,6 +4,7 @@
 pub mod bundle_server;
 pub mod checker;
 pub mod daypass;
+pub mod fake_api;
 pub mod proxy;
 pub mod random;
 pub mod redis;
