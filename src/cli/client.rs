@@ -9,7 +9,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 
 use super::Exit;
 use super::credential::Credential;
@@ -95,6 +95,11 @@ impl ClientError {
         }
     }
 
+    /// A watch that ends so may begin anew: the token of its beginning has expired.
+    pub fn ends_a_watch(&self) -> bool {
+        !self.is_passing() && !matches!(self, Self::Refused { code: Code::Unauthenticated, .. })
+    }
+
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused { code: Code::NotFound, .. })
     }
@@ -123,12 +128,13 @@ macro_rules! calls {
         impl Client {
             $($(
                 pub async fn $name(&self, message: v1::$input) -> Result<v1::$output, ClientError> {
+                    let mut retried = false;
                     loop {
                         let mut service = $service::new(self.channel.clone())
                             .max_decoding_message_size(MAX_ANSWER_BYTES);
                         match service.$name(self.authorized(message.clone())?).await {
                             Ok(answer) => return Ok(answer.into_inner()),
-                            Err(status) if self.may_retry(&status) => {}
+                            Err(status) if !retried && self.may_retry(&status) => retried = true,
                             Err(status) => return Err(self.refused(&status)),
                         }
                     }
@@ -167,6 +173,35 @@ calls! {
         get_caller(GetCallerRequest) -> CallerIdentity;
     EventServiceClient:
         list_events(ListEventsRequest) -> ListEventsResponse;
+}
+
+/// Calls with answers as they come.
+macro_rules! watches {
+    ($($service:ident: $name:ident($input:ident) -> $output:ident;)+) => {
+        impl Client {
+            $(
+                pub async fn $name(&self, message: v1::$input) -> Result<Watch<v1::$output>, ClientError> {
+                    let mut retried = false;
+                    loop {
+                        let mut service = $service::new(self.channel.clone())
+                            .max_decoding_message_size(MAX_ANSWER_BYTES);
+                        match service.$name(self.authorized(message.clone())?).await {
+                            Ok(answer) => {
+                                return Ok(Watch { stream: answer.into_inner(), api: self.api.clone() });
+                            }
+                            Err(status) if !retried && self.may_retry(&status) => retried = true,
+                            Err(status) => return Err(self.refused(&status)),
+                        }
+                    }
+                }
+            )+
+        }
+    };
+}
+
+watches! {
+    RequestServiceClient: watch_request(WatchAccessRequest) -> AccessRequest;
+    EventServiceClient: watch_events(WatchEventsRequest) -> Event;
 }
 
 /// Answers as they come.
@@ -226,42 +261,13 @@ impl Client {
         Ok(request)
     }
 
-    /// True once: a credential that has nothing left to forget does not say so again.
+    /// Another token may do.
     fn may_retry(&self, status: &Status) -> bool {
         status.code() == Code::Unauthenticated && self.credential.renew()
     }
 
     fn refused(&self, status: &Status) -> ClientError {
         refused(&self.api, status)
-    }
-
-    pub async fn watch_request(&self, id: &str) -> Result<Watch<v1::AccessRequest>, ClientError> {
-        let request = self.authorized(v1::WatchAccessRequest { id: id.to_owned() })?;
-        let mut service = RequestServiceClient::new(self.channel.clone());
-        self.watch(service.watch_request(request).await)
-    }
-
-    pub async fn watch_events(
-        &self,
-        message: v1::WatchEventsRequest,
-    ) -> Result<Watch<v1::Event>, ClientError> {
-        let request = self.authorized(message)?;
-        let mut service = EventServiceClient::new(self.channel.clone());
-        self.watch(service.watch_events(request).await)
-    }
-
-    fn watch<T>(&self, answer: Result<Response<Streaming<T>>, Status>) -> Result<Watch<T>, ClientError> {
-        let answer = answer.map_err(|status| {
-            // The next try has a token of its own.
-            let again = self.may_retry(&status);
-            let error = self.refused(&status);
-            if again {
-                ClientError::Unreachable { api: self.api.clone(), source: Box::new(error) }
-            } else {
-                error
-            }
-        })?;
-        Ok(Watch { stream: answer.into_inner(), api: self.api.clone() })
     }
 
     pub async fn grants(&self, mut ask: v1::ListGrantsRequest) -> Result<Vec<v1::Grant>, ClientError> {

@@ -25,29 +25,29 @@ pub struct EnsureArgs {
 }
 
 pub async fn execute(args: EnsureArgs) -> anyhow::Result<Done> {
-    let EnsureArgs { connection, ask: wanted, min_left } = args;
+    let EnsureArgs { connection, ask: asked, min_left } = args;
     let client = Client::connect(&connection).await?;
     let json = connection.json;
-    let subject = if wanted.subject.is_empty() {
+    let subject = if asked.subject.is_empty() {
         client.get_caller(v1::GetCallerRequest {}).await?.subject
     } else {
-        wanted.subject.clone()
+        asked.subject.clone()
     };
-    if let Some(grant) = live(&client, &subject, &wanted.entitlement, min_left).await? {
+    if let Some(grant) = live(&client, &subject, &asked.entitlement, min_left).await? {
         return Ok(show(&grant, json));
     }
-    let request = match pending(&client, &subject, &wanted.entitlement).await? {
+    let request = match pending(&client, &subject, &asked.entitlement).await? {
         Some(request) => request,
-        None => ask(&client, &wanted).await?,
+        None => ask(&client, &asked).await?,
     };
-    if wanted.dry_run {
+    if asked.dry_run {
         let text = || view::request(&request, Timestamp::now());
         return Ok(Done::either(json, || json::request(&request), text));
     }
-    let waited = if wanted.no_wait && request.state() == v1::RequestState::Pending {
+    let waited = if asked.no_wait && request.state() == v1::RequestState::Pending {
         Waited::TimedOut(request)
     } else {
-        wait(&client, request, wanted.timeout).await?
+        wait(&client, request, asked.timeout).await?
     };
     let request = waited.request();
     let is_approved = matches!(&waited, Waited::Decided(_)) && request.state() == v1::RequestState::Approved;

@@ -213,6 +213,7 @@ pub async fn follow(
     let mut said = false;
     loop {
         let broken = match client.watch_events(watch(last)).await {
+            Err(error) if !error.is_passing() => return Err(error),
             Err(error) => Some(error),
             Ok(mut stream) => loop {
                 match stream.next().await {
@@ -231,7 +232,7 @@ pub async fn follow(
             },
         };
         match broken {
-            Some(error) if !error.is_passing() => return Err(error),
+            Some(error) if error.ends_a_watch() => return Err(error),
             Some(error) if !std::mem::replace(&mut said, true) => {
                 eprintln!("daypass: {error}; following again");
             }

@@ -19,9 +19,9 @@ impl Anchor {
     pub fn parse(text: &str) -> Result<Self, String> {
         let wrong = || format!("{text:?} is no anchor; write NUMBER:HASH, as `audit verify` prints its head");
         let (number, hash) = text.split_once(':').ok_or_else(wrong)?;
-        let number = number.parse().map_err(|_| wrong())?;
+        let number: u64 = number.parse().map_err(|_| wrong())?;
         let is_hash = hash.len() == GENESIS.len() && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if !is_hash {
+        if !is_hash || number == 0 {
             return Err(wrong());
         }
         Ok(Self { number, hash: hash.to_ascii_lowercase() })
@@ -151,6 +151,9 @@ impl Verifier {
         if let Some((right, suspect)) = self.doubtful.take() {
             return Err(blame(&right, &suspect, Some(&event)));
         }
+        if event.number == 0 {
+            return Err(Break::Order { after: 0, found: 0 });
+        }
         let before = match &self.last {
             Some((last, hash)) => {
                 let expected = last.saturating_add(1);
@@ -184,8 +187,8 @@ impl Verifier {
     /// What the first event is chained to: the beginning of all records, or an anchor right before it.
     fn before_first(&self, number: u64) -> Option<String> {
         match number {
-            0 | 1 => Some(GENESIS.to_owned()),
-            number => self.anchors.get(&(number - 1)).cloned(),
+            1 => Some(GENESIS.to_owned()),
+            number => self.anchors.get(&number.checked_sub(1)?).cloned(),
         }
     }
 
@@ -199,7 +202,8 @@ impl Verifier {
         };
         let (last, head) = self.last.clone().unwrap_or_default();
         let is_known = |number: u64| {
-            first > 0 && (first..=last).contains(&number) || (number + 1 == first && !is_trimmed)
+            first > 0 && (first..=last).contains(&number)
+                || (number.checked_add(1) == Some(first) && !is_trimmed)
         };
         let missing = self.anchors.keys().find(|number| !is_known(**number));
         let broken =
@@ -285,6 +289,10 @@ mod tests {
         assert_eq!(with(&last), (8, Some(Break::Either { number: 9 })));
         let first = |all: &mut Vec<StoredEvent>| all[0].document = "{}".into();
         assert_eq!(with(&first), (0, Some(Break::Document { number: 1 })));
+        let none = |all: &mut Vec<StoredEvent>| all[0].number = 0;
+        assert_eq!(with(&none), (0, Some(Break::Order { after: 0, found: 0 })));
+        let huge = |all: &mut Vec<StoredEvent>| all[8].number = u64::MAX;
+        assert_eq!(with(&huge), (8, Some(Break::Gap { expected: 9, found: u64::MAX })));
         // Whoever changes a document and its hash has to change all that follow...
         let both = |all: &mut Vec<StoredEvent>| {
             all[4].document = "{}".into();
@@ -313,6 +321,8 @@ mod tests {
         let broken = verify(&events[5..], &[anchor(&events[2])]).broken;
         assert_eq!(broken, Some(Break::NoAnchor { number: 3, first: 6, last: 9 }));
         assert!(verify(&[], &[anchor(&events[0])]).broken.is_some());
+        let far = Anchor { number: u64::MAX, hash: GENESIS.into() };
+        assert!(verify(&events, &[far]).broken.is_some());
         // A trimmed record whose first document was changed is found by the anchor before it.
         let mut trimmed = events[3..].to_vec();
         trimmed[0].document = "{}".into();
@@ -324,7 +334,16 @@ mod tests {
     fn anchors() {
         let hash = GENESIS.replace('0', "A");
         assert_eq!(Anchor::parse(&format!("7:{hash}")).unwrap().hash, hash.to_lowercase());
-        for wrong in ["", "7", "7:abc", ":", "x:0", &format!("-1:{hash}"), &format!("7:{}", "g".repeat(64))] {
+        for wrong in [
+            "",
+            "7",
+            "7:abc",
+            ":",
+            "x:0",
+            &format!("-1:{hash}"),
+            &format!("0:{hash}"),
+            &format!("7:{}", "g".repeat(64)),
+        ] {
             assert!(Anchor::parse(wrong).is_err(), "{wrong}");
         }
     }

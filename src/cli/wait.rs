@@ -158,9 +158,11 @@ impl<'a> Follower<'a> {
                 sleep_until(wake).await;
                 self.wake = None;
             }
+            let was_open = self.watch.is_some();
             let found = match &mut self.watch {
                 Some(watch) => watch.next().await,
-                None => match self.client.watch_request(&self.id).await {
+                None => match self.client.watch_request(v1::WatchAccessRequest { id: self.id.clone() }).await
+                {
                     Ok(watch) => {
                         self.watch = Some(watch);
                         continue;
@@ -176,7 +178,7 @@ impl<'a> Follower<'a> {
                 }
                 // The server ended it, as one does that shuts down.
                 Ok(None) => self.rest(),
-                Err(error) if error.is_passing() => {
+                Err(error) if error.is_passing() || (was_open && !error.ends_a_watch()) => {
                     self.rest();
                     if !std::mem::replace(&mut self.said, true) {
                         return Ok(News::Lost(error));

@@ -5,6 +5,7 @@ mod support;
 mod api_identity;
 mod bundles;
 mod checker;
+mod cli;
 mod compliance;
 mod desk;
 mod documents;

@@ -24,7 +24,11 @@ pub struct Daypass {
 
 pub fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_daypass"));
-    command.env_remove("DAYPASS_TOKEN").env_remove("DAYPASS_API").env_remove("DAYPASS_CONFIG");
+    for name in ["TOKEN", "TOKEN_FILE", "API", "CONFIG", "DATA_DIR"] {
+        command.env_remove(format!("DAYPASS_{name}"));
+    }
+    // No login of whoever runs the tests.
+    command.env("XDG_CONFIG_HOME", "/nonexistent").env_remove("COLUMNS");
     command
 }
 
