@@ -31,7 +31,6 @@ pub struct CheckArgs {
 /// No rule is evaluated.
 const LIMIT: Duration = Duration::from_secs(10);
 
-
 pub fn run(args: &CheckArgs) -> ExitCode {
     let (warnings, error) = match look(args) {
         Ok(warnings) => (warnings, None),
