@@ -48,7 +48,7 @@ denied(reason, message) := {
 }
 
 # What to ask for, if there is anything that the caller may ask for; else how access is given by hand.
-way_on := {"ask": array.slice(offers, 0, max_offers)} if {
+way_on := {"ask": offers} if {
 	count(offers) > 0
 } else := {"hint": hint}
 
@@ -57,33 +57,22 @@ max_offers := 5
 
 # Entitlements that would cover this very request and are for one of the caller's names. Evaluated for denials alone.
 offers := [offer |
-	some name in sort(object.keys(data.daypass.entitlements))
-	entitlement := data.daypass.entitlements[name]
-	is_eligible(entitlement)
-	would_cover(entitlement.permissions)
+	askable := daypass.askable(data.daypass.entitlements, input.jit.principals, requests)
+	some name in array.slice(askable, 0, max_offers)
 	offer := object.union(
 		{
 			"entitlement": name,
-			"description": object.get(entitlement, "description", ""),
+			"description": object.get(data.daypass.entitlements[name], "description", ""),
 			"command": sprintf("daypass request create %s --reason ...", [name]),
 		},
 		link(name),
 	)
 ]
 
-is_eligible(entitlement) if {
-	some principal in entitlement.eligible
-	principal in input.jit.principals
-}
-
-would_cover(permissions) if daypass.covers(permissions, {"host": host, "method": method, "path": path})
-
 # Whether it is a gRPC request is in a header, which is not worth reading for each check.
-would_cover(permissions) if {
-	method == "POST"
-	request_ := {"host": host, "method": method, "path": path, "grpc_method": trim_prefix(path, "/")}
-	daypass.covers(permissions, request_)
-}
+requests := [asked, object.union(asked, {"grpc_method": trim_prefix(path, "/")})]
+
+asked := {"host": host, "method": method, "path": path}
 
 # Where people ask: `request_url` of the configuration.
 link(name) := {"url": replace(data.daypass.config.request_url, "{entitlement}", urlquery.encode(name))} if {

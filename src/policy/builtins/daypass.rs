@@ -1,16 +1,20 @@
 //! daypass' own: what the permissions of grants and entitlements would cover.
 
-use regorus::Value;
+use std::collections::HashSet;
+
+use regorus::{Rc, Value};
 use regorus::value::Object;
 
 use super::values::element;
-use super::{Builtin, Fault, Outcome, binary, kind_of, text};
+use super::{Builtin, Fault, Outcome, binary, kind_of, ternary, text};
 use crate::permission::{Permission, PermissionLists, Target};
 
-pub const BUILTINS: [Builtin; 1] = [binary("daypass.covers", covers)];
+pub const BUILTINS: [Builtin; 2] = [binary("daypass.covers", covers), ternary("daypass.askable", askable)];
 
 /// Permissions of one call. A grant has 64 KiB, which are no more.
 const MAX_PERMISSIONS: usize = 8192;
+/// Requests of one call: one that may be read in two ways is two.
+const MAX_REQUESTS: usize = 16;
 /// Patterns of one list.
 const MAX_PATTERNS: usize = 8192;
 
@@ -33,6 +37,51 @@ fn covers(permissions: &Value, request: &Value) -> Outcome {
         is_covered |= target.as_ref().is_some_and(|target| permission.matches(target));
     }
     Ok(Value::Bool(is_covered))
+}
+
+/// `daypass.askable(entitlements, principals, requests)`: names of those that one of the principals may ask for and that
+/// would cover one of the requests. For denials: a loop in policy would take a denial's time limit for some thousands of
+/// entitlements. Those that are none are passed over; they were refused when they were read.
+fn askable(entitlements: &Value, principals: &Value, requests: &Value) -> Outcome {
+    let Value::Object(entitlements) = entitlements else {
+        return Err(Fault::operand(1, "object", entitlements));
+    };
+    let Value::Array(principals) = principals else { return Err(Fault::operand(2, "array", principals)) };
+    let Value::Array(items) = requests else { return Err(Fault::operand(3, "array", requests)) };
+    if items.len() > MAX_REQUESTS {
+        return Err(Fault::failed(format!("at most {MAX_REQUESTS} requests are compared")));
+    }
+    let mut targets = Vec::new();
+    for item in items.iter() {
+        let Value::Object(members) = item else { return Err(element(3, requests, "object", item)) };
+        targets.extend(Asked::read(members)?.target());
+    }
+    let principals: HashSet<&str> = principals.iter().filter_map(as_text).collect();
+    let (eligible, permissions) = (Value::from("eligible"), Value::from("permissions"));
+    let list = |members: &Object, name: &Value| match members.get(name) {
+        Some(Value::Array(items)) => Some(Rc::clone(items)),
+        _ => None,
+    };
+    let mut names: Vec<&str> = Vec::new();
+    for (name, entitlement) in entitlements.iter() {
+        let (Some(name), Value::Object(members)) = (as_text(name), entitlement) else { continue };
+        let is_eligible = list(members, &eligible)
+            .is_some_and(|eligible| eligible.iter().filter_map(as_text).any(|who| principals.contains(who)));
+        let covers = |item: &Value| {
+            let Value::Object(members) = item else { return false };
+            let permission = lists(members).ok().and_then(|lists| Permission::new(&lists).ok());
+            permission.is_some_and(|permission| targets.iter().any(|target| permission.matches(target)))
+        };
+        if is_eligible && list(members, &permissions).is_some_and(|permissions| permissions.iter().any(covers)) {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(Value::from(names.into_iter().map(Value::from).collect::<Vec<_>>()))
+}
+
+fn as_text(value: &Value) -> Option<&str> {
+    if let Value::String(text) = value { Some(text) } else { None }
 }
 
 /// The request, as far as it is told.
@@ -142,6 +191,30 @@ mod tests {
         ] {
             assert_eq!(covered(permissions, request), Ok(Value::Bool(wanted)), "{permissions} {request}");
         }
+    }
+
+    #[test]
+    fn what_may_be_asked_for() {
+        let value = |text: &str| Value::from_json_str(text).unwrap();
+        let entitlements = value(
+            r#"{"b": {"eligible": ["group:x"], "permissions": [{"hosts": ["a"]}]},
+                "a": {"eligible": ["user:y", "user:z"], "permissions": [{"paths": ["/q"]}, {"paths": ["/p"]}]},
+                "c": {"eligible": ["group:no"], "permissions": [{"hosts": ["a"]}]},
+                "d": {"eligible": ["group:x"], "permissions": [{"hosts": ["b"]}]},
+                "e": {"eligible": "group:x", "permissions": [{"hosts": ["a"]}]},
+                "f": {"eligible": ["group:x", 1], "permissions": [{"hosts": []}, 1]},
+                "g": {"eligible": ["group:x"]}, "h": 1}"#,
+        );
+        let found = |principals: &str, requests: &str| askable(&entitlements, &value(principals), &value(requests));
+        let request = r#"[{"host": "a", "method": "GET", "path": "/p"}]"#;
+        assert_eq!(found(r#"["group:x", "user:z"]"#, request), Ok(value(r#"["a", "b"]"#)));
+        assert_eq!(found(r#"["user:z"]"#, request), Ok(value(r#"["a"]"#)));
+        assert_eq!(found("[]", request), Ok(value("[]")));
+        assert_eq!(found(r#"["group:x"]"#, r#"[{"host": "z"}, {"host": "b"}]"#), Ok(value(r#"["d"]"#)));
+        for (principals, requests) in [("{}", "[]"), ("[]", "{}"), ("[]", "[1]"), ("[]", r#"[{"x": "a"}]"#)] {
+            assert!(found(principals, requests).is_err(), "{principals} {requests}");
+        }
+        assert!(askable(&value("[]"), &value("[]"), &value("[]")).is_err());
     }
 
     #[test]
