@@ -158,7 +158,11 @@ fn each_mistake_is_told_with_its_place() {
             "conditions.source_cidrs[0]",
             "address range",
         ),
-        (json!({"conditions": {"source_cidrs": ["10.0.0.1"], "times": []}}), "conditions.times", "unknown field"),
+        (
+            json!({"conditions": {"source_cidrs": ["10.0.0.1"], "times": []}}),
+            "conditions.times",
+            "unknown field",
+        ),
         (json!({"eligible": ["alice"]}), "eligible[0]", "a principal begins with"),
         (json!({"approvers": ["group:"]}), "approvers[0]", "a name after its kind"),
         (json!({"ask_for_others": [" user:x"]}), "ask_for_others[0]", "principal"),

@@ -7,6 +7,7 @@ mod checker;
 mod compliance;
 mod documents;
 mod embedded;
+mod entitlements;
 mod envoy;
 mod golden;
 mod grant_api;

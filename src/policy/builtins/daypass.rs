@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
-use regorus::{Rc, Value};
 use regorus::value::Object;
+use regorus::{Rc, Value};
 
 use super::values::element;
 use super::{Builtin, Fault, Outcome, binary, kind_of, ternary, text};
@@ -72,7 +72,9 @@ fn askable(entitlements: &Value, principals: &Value, requests: &Value) -> Outcom
             let permission = lists(members).ok().and_then(|lists| Permission::new(&lists).ok());
             permission.is_some_and(|permission| targets.iter().any(|target| permission.matches(target)))
         };
-        if is_eligible && list(members, &permissions).is_some_and(|permissions| permissions.iter().any(covers)) {
+        if is_eligible
+            && list(members, &permissions).is_some_and(|permissions| permissions.iter().any(covers))
+        {
             names.push(name);
         }
     }
@@ -205,7 +207,8 @@ mod tests {
                 "f": {"eligible": ["group:x", 1], "permissions": [{"hosts": []}, 1]},
                 "g": {"eligible": ["group:x"]}, "h": 1}"#,
         );
-        let found = |principals: &str, requests: &str| askable(&entitlements, &value(principals), &value(requests));
+        let found =
+            |principals: &str, requests: &str| askable(&entitlements, &value(principals), &value(requests));
         let request = r#"[{"host": "a", "method": "GET", "path": "/p"}]"#;
         assert_eq!(found(r#"["group:x", "user:z"]"#, request), Ok(value(r#"["a", "b"]"#)));
         assert_eq!(found(r#"["user:z"]"#, request), Ok(value(r#"["a"]"#)));
