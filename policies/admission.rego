@@ -273,9 +273,6 @@ earlier_reviews := array.slice(input.reviews, 0, count(input.reviews) - 1) if {
 	input.reviews[count(input.reviews) - 1].reviewer == input.caller.subject
 } else := [review | some review in input.reviews; review.decision == "approved"] if {
 	action == "request.deny"
-	input.reviews
-} else := [] if {
-	action == "request.deny"
 }
 
 # Everybody whose request it is, by all names that are known of them.
@@ -344,7 +341,6 @@ holds["total_duration"] if total_fits
 why["total_duration"] := too_long
 
 total_fits if {
-	input.request.duration_s > 0
 	input.grant.total_s + input.request.duration_s <= entitlement.max_total_ttl_s
 	input.grant.total_s + input.request.duration_s <= input.limits.max_grant_ttl_s
 }
@@ -502,28 +498,25 @@ not_visible(thing) := sprintf("this %s is seen by those who have to do with it, 
 
 # Terms.
 
-terms := {
-	"approvals_required": entitlement.approvals,
-	"approvals": approvals,
-	"approve_within_s": entitlement.approve_within_s,
-	"note": sprintf("%s needs nobody's approval", [entitlement.name]),
-} if {
+terms := approval_terms if {
 	action in {"request.create", "request.approve", "grant.start", "grant.extend"}
-	entitlement.approvals == 0
-} else := {
-	"approvals_required": entitlement.approvals,
-	"approvals": approvals,
-	"approve_within_s": entitlement.approve_within_s,
-} if {
-	action in {"request.create", "request.approve", "grant.start", "grant.extend"}
-	entitlement
-} else := {"approvals_required": 0, "note": "an administrator did this"} if {
-	action == "grant.extend"
-	is_direct
-} else := {"approvals_required": 0, "note": "the grant has no entitlement"} if {
-	action == "grant.start"
-	is_direct
 } else := {"ttl_s": min([object.get(input.request, "duration_s", limit), limit])} if {
 	action == "break_glass"
 	limit := entitlement.break_glass.max_ttl_s
 } else := {}
+
+approval_terms := {
+	"approvals_required": entitlement.approvals,
+	"approvals": approvals,
+	"approve_within_s": entitlement.approve_within_s,
+} if {
+	entitlement.approvals > 0
+} else := {
+	"approvals_required": 0,
+	"approve_within_s": entitlement.approve_within_s,
+	"note": sprintf("%s needs nobody's approval", [entitlement.name]),
+} if {
+	entitlement.approvals == 0
+} else := {"approvals_required": 0, "note": "no entitlement asks for approval of this grant"} if {
+	is_direct
+}

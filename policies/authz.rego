@@ -37,13 +37,47 @@ denied(reason, message) := {
 	"reason": reason,
 	"http_status": 403,
 	"headers": {"content-type": "application/json"},
-	"body": concat("", [json.marshal({
-		"reason": reason,
-		"message": message,
-		"principals": input.jit.principals,
-		"hint": hint,
-	}), "\n"]),
+	"body": concat("", [json.marshal(object.union(
+		{
+			"reason": reason,
+			"message": message,
+			"principals": input.jit.principals,
+		},
+		way_on,
+	)), "\n"]),
 }
+
+# What to ask for, if there is anything that the caller may ask for; else how access is given by hand.
+way_on := {"ask": offers} if {
+	count(offers) > 0
+} else := {"hint": hint}
+
+# A person picks one; more would hide it.
+max_offers := 5
+
+# Entitlements that would cover this very request and are for one of the caller's names. Evaluated for denials alone.
+offers := [offer |
+	askable := daypass.askable(data.daypass.entitlements, input.jit.principals, requests)
+	some name in array.slice(askable, 0, max_offers)
+	offer := object.union(
+		{
+			"entitlement": name,
+			"description": object.get(data.daypass.entitlements[name], "description", ""),
+			"command": sprintf("daypass request create %s --reason ...", [name]),
+		},
+		link(name),
+	)
+]
+
+# Whether it is a gRPC request is in a header, which is not worth reading for each check.
+requests := [asked, object.union(asked, {"grpc_method": trim_prefix(path, "/")})]
+
+asked := {"host": host, "method": method, "path": path}
+
+# Where people ask: `request_url` of the configuration.
+link(name) := {"url": replace(data.daypass.config.request_url, "{entitlement}", urlquery.encode(name))} if {
+	data.daypass.config.request_url
+} else := {}
 
 default who := "an unidentified caller"
 

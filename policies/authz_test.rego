@@ -58,6 +58,82 @@ test_connection_without_request_is_denied if {
 	contains(json.unmarshal(decision.body).message, "this connection")
 }
 
+entitlements := {
+	"orders-read": {
+		"description": "Read orders",
+		"permissions": [{"hosts": ["orders.*"], "methods": ["GET"]}],
+		"eligible": ["group:dev", "user:alice"],
+	},
+	"orders.write": {"permissions": [{"hosts": ["orders.*"], "methods": ["POST"]}], "eligible": ["user:alice"]},
+	"orders-rpc": {"permissions": [{"grpc_methods": ["orders.v1.Orders/*"]}], "eligible": ["user:alice"]},
+	"others": {"permissions": [{"hosts": ["orders.*"]}], "eligible": ["group:ops"]},
+	"elsewhere": {"permissions": [{"hosts": ["stock.*"]}], "eligible": ["user:alice"]},
+	"role": {"roles": ["r"], "eligible": ["user:alice"]},
+}
+
+denial(method, path, jit) := json.unmarshal(decision.body) if {
+	decision := authz.allow with input as request(method, path, jit)
+		with data.daypass.entitlements as entitlements
+}
+
+test_denials_name_what_to_ask_for if {
+	read := {
+		"entitlement": "orders-read",
+		"description": "Read orders",
+		"command": "daypass request create orders-read --reason ...",
+	}
+	body := denial("GET", "/db?secret=1", {})
+	body.ask == [read]
+	not body.hint
+	denial("GET", "/db", {"grants": [grant]}).ask == [read]
+	dev := {"principals": ["user:dan", "group:dev"], "subject": "user:dan"}
+	denial("GET", "/db", dev).ask == [read]
+	[offer.entitlement | some offer in denial("POST", "/db", {}).ask] == ["orders.write"]
+}
+
+test_denials_name_what_to_ask_for_of_grpc_requests if {
+	[offer.entitlement | some offer in denial("POST", "/orders.v1.Orders/Get", {}).ask] == ["orders-rpc", "orders.write"]
+}
+
+test_the_hint_stays_where_there_is_nothing_to_ask_for if {
+	every body in [
+		denial("DELETE", "/db", {}),
+		denial("GET", "/db/..%2f", {}),
+		denial("GET", "/db", {"principals": ["user:mallory"], "subject": "user:mallory"}),
+	] {
+		body.hint
+		not body.ask
+	}
+}
+
+test_a_few_are_named if {
+	many := {sprintf("e%02d", [n]): {"permissions": [{"hosts": ["orders.*"]}], "eligible": ["user:alice"]} |
+		some n in numbers.range(1, 20)
+	}
+	decision := authz.allow with input as request("GET", "/db", {})
+		with data.daypass.entitlements as many
+	[offer.entitlement | some offer in json.unmarshal(decision.body).ask] == ["e01", "e02", "e03", "e04", "e05"]
+}
+
+test_where_to_ask if {
+	decision := authz.allow with input as request("GET", "/db", {})
+		with data.daypass.entitlements as {"a b&c": entitlements["orders-read"]}
+		with data.daypass.config as {"health_paths": [], "request_url": "https://access.example/{entitlement}?for={entitlement}"}
+	json.unmarshal(decision.body).ask[0].url == "https://access.example/a+b%26c?for=a+b%26c"
+}
+
+test_what_may_be_asked_for_does_not_pass if {
+	decision := authz.allow with input as request("GET", "/db", {})
+		with data.daypass.entitlements as entitlements
+	decision.allowed == false
+	decision.reason == "no_grant"
+	decision.http_status == 403
+	health := authz.allow with input as request("GET", "/healthz", {})
+		with data.daypass.entitlements as entitlements
+		with data.daypass.config as {"health_paths": ["/healthz"]}
+	health == {"allowed": true, "grants": []}
+}
+
 test_health_path_rests_on_no_grant if {
 	decision := authz.allow with input as request("GET", "/healthz", {})
 		with data.daypass.config as {"health_paths": ["/healthz"]}

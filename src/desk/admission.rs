@@ -232,7 +232,12 @@ fn texts<'a>(name: &str, value: &'a Value) -> Result<Vec<&'a str>, AdmissionErro
 
 /// One line of bounded length: it may quote what a stranger wrote.
 fn tidy(text: &str) -> String {
-    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_TEXT).collect();
+    // Those that turn the direction of text, or break lines, too.
+    let is_hidden = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    let line: String = text.chars().map(|c| if is_hidden(c) { ' ' } else { c }).take(MAX_TEXT).collect();
     line.trim().to_owned()
 }
 

@@ -1,11 +1,12 @@
 //! OPA's built-in functions that the engine lacks, and those that stand in for the engine's where its would hang,
-//! differ from OPA, or build a matcher for every call. A built-in never panics, never does I/O, and never says more
+//! differ from OPA, or build a matcher for every call; and daypass' own. A built-in never panics, never does I/O, and never says more
 //! than [`Fault`] of what went wrong.
 
 mod aggregates;
 mod arrays;
 mod aws;
 mod crypto;
+mod daypass;
 mod encoding;
 mod glob;
 mod globs;
@@ -180,6 +181,7 @@ const FAMILIES: &[&[Builtin]] = &[
     &arrays::BUILTINS,
     &aws::BUILTINS,
     &crypto::BUILTINS,
+    &daypass::BUILTINS,
     &encoding::BUILTINS,
     &glob::BUILTINS,
     &globs::BUILTINS,

@@ -10,6 +10,7 @@ mod compliance;
 mod desk;
 mod documents;
 mod embedded;
+mod entitlements;
 mod envoy;
 mod golden;
 mod grant_api;

@@ -30,7 +30,8 @@ fn module(file: &str) -> &str {
     file.split(['/', '.']).next().unwrap()
 }
 
-const DOMAIN: [&str; 7] = ["clock", "decision", "grant", "lock", "permission", "principal", "standing"];
+const DOMAIN: [&str; 8] =
+    ["clock", "decision", "entitlement", "grant", "lock", "permission", "principal", "standing"];
 
 /// Modules of this crate that each may import, beside itself. Whoever is missing here may import everything.
 fn allowed(module: &str) -> Option<Vec<&'static str>> {
@@ -39,14 +40,16 @@ fn allowed(module: &str) -> Option<Vec<&'static str>> {
         "clock" | "principal" | "permission" | "decision" | "standing" | "fetch" | "jws" => Some(vec![]),
         "grant" => Some(vec!["clock", "permission", "principal"]),
         "lock" => Some(vec!["clock", "grant", "principal"]),
+        "entitlement" => Some(vec!["permission", "principal"]),
         "replica" | "metrics" => with(&[]),
         "policy" => with(&["jws", "replica"]),
         "audit" => with(&["metrics"]),
         "bundle" => with(&["fetch", "policy"]),
+        "desk" => with(&["policy", "replica", "store"]),
         "store" => with(&["metrics", "replica"]),
         "ops" => with(&["bundle", "metrics", "replica"]),
         "authz" => with(&["audit", "metrics", "policy", "replica", "store"]),
-        "api" => with(&["audit", "fetch", "jws", "metrics", "store"]),
+        "api" => with(&["audit", "desk", "fetch", "jws", "metrics", "store"]),
         _ => None,
     }
 }
@@ -83,6 +86,8 @@ fn libraries_stay_where_they_are_hidden() {
                 "api/tokens.rs",
                 "authz/uses.rs",
                 "bundle",
+                "desk/requests.rs",
+                "entitlement.rs",
                 "store/journal.rs",
                 "policy/builtins",
                 "policy/source.rs",
@@ -110,6 +115,8 @@ fn libraries_stay_where_they_are_hidden() {
                 "bundle",
                 "cli",
                 "config",
+                "desk",
+                "entitlement",
                 "jws",
                 "ops.rs",
                 "policy",
