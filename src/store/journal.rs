@@ -234,7 +234,8 @@ pub struct Commit {
     /// On the store's clock: not at or after this moment.
     pub before: Option<Timestamp>,
     pub writes: Vec<Write>,
-    /// The events of the change, at least one. Each has something in it that no other has.
+    /// The events of the change. Each has something in it that no other has. None at all only where nothing is changed
+    /// but what is due and in indexes.
     pub events: Vec<String>,
 }
 
@@ -255,7 +256,10 @@ impl Commit {
     /// The commit is no change that a journal can hold.
     pub(super) fn check(&self) -> Result<(), StoreError> {
         let refused = |why: String| Err(StoreError::Refused(why));
-        if self.events.is_empty() {
+        // What nobody did is no event: something that was due and has been done already is only struck off.
+        let is_housekeeping =
+            |write: &Write| matches!(write, Write::NotDue(_) | Write::Leave { .. });
+        if self.events.is_empty() && !self.writes.iter().all(is_housekeeping) {
             return refused("a change without an event".to_owned());
         }
         let steps = self.writes.len() + self.unchanged.len() + self.events.len();

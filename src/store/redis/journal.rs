@@ -158,8 +158,10 @@ impl RedisStore {
 
     async fn commit_checked(&self, commit: &Commit) -> Result<Outcome, StoreError> {
         let events = commit.chained();
-        let (Some(first), Some(last)) = (events.first(), events.last()) else { return Ok(Outcome::Moved) };
-        let head = Head { number: last.number, hash: last.hash.clone() };
+        let head = events.last().map_or_else(
+            || commit.seen.clone(),
+            |last| Head { number: last.number, hash: last.hash.clone() },
+        );
         let command = self.commit_command(commit, &events);
         let is_end = commit.writes.iter().any(Write::ends_access);
         let (connection, answer) = if is_end {
@@ -171,7 +173,7 @@ impl RedisStore {
         let (outcome, found) = answer.value;
         match outcome.as_str() {
             "done" => {}
-            "moved" if found == first.hash => {}
+            "moved" if events.first().is_some_and(|first| first.hash == found) => {}
             "moved" => return Ok(Outcome::Moved),
             "late" => return Ok(Outcome::Late),
             _ => return Err(StoreError::unavailable(format!("the script answered {outcome}"))),

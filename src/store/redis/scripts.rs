@@ -175,7 +175,7 @@ for key, expected in pairs(kinds) do
     return redis.error_reply('DAYPASS ' .. key .. ' is in the way: a ' .. kind .. ', not a ' .. expected)
   end
 end
-local last = ''
+local last = ARGV[2]
 local events = {}
 for _ = 1, tonumber(take()) do
   local event = {'XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], take() .. '-0', 'hash', take(), 'document', take()}
@@ -204,7 +204,7 @@ local function may(...)
   if not redis.acl_check_cmd(...) then error({err = 'NOPERM this user may not run ' .. (...)}) end
 end
 for _, command in ipairs(plan) do may(unpack(command)) end
-may(unpack(events[1]))
+if events[1] then may(unpack(events[1])) end
 may(unpack(head))
 for index, ends in pairs(indexes) do
   may('ZREM', ends, '')
