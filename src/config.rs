@@ -77,6 +77,27 @@ impl FromStr for Listen {
     }
 }
 
+/// Where the API is, if there is one. Sidecars that only answer checks have none, and need no right to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ApiListen {
+    Off,
+    At(SocketAddr),
+}
+
+impl FromStr for ApiListen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Off),
+            address => address
+                .parse()
+                .map(Self::At)
+                .map_err(|_| "is IP:PORT, such as 127.0.0.1:9292, or off".to_owned()),
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub enum StoreConfig {
     Embedded,
@@ -135,7 +156,8 @@ pub struct DecisionLogConfig {
 #[derive(Debug, Clone)]
 pub struct Config {
     pub listen: Listen,
-    pub api_listen: SocketAddr,
+    /// None: there is no API, and nothing that belongs to it.
+    pub api_listen: Option<SocketAddr>,
     pub ops_listen: SocketAddr,
     pub data_dir: PathBuf,
     pub store: StoreConfig,
@@ -163,6 +185,8 @@ const DEFAULT_MAX_CONCURRENT_CHECKS: usize = 1024;
 /// As OPA-Envoy's `grpc-max-recv-msg-size`.
 const DEFAULT_MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 const DEFAULT_MAX_GRANT_TTL: Duration = Duration::from_secs(24 * 3600);
+/// Longer than this, nothing is access for a time any more.
+const MAX_GRANT_TTL: Duration = Duration::from_secs(14 * 24 * 3600);
 const DEFAULT_MAX_GRANTS: usize = 100_000;
 /// A check looks at each of them, at about a microsecond apiece.
 const DEFAULT_MAX_GRANTS_PER_PRINCIPAL: usize = 1_000;
@@ -200,7 +224,11 @@ impl Config {
 
 fn assemble(args: &ServeArgs, mut file: FileSettings, problems: &mut Vec<Problem>) -> Option<Config> {
     let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
-    let api_listen = args.api_listen.or(file.api_listen).unwrap_or_else(|| loopback(9292));
+    let api_listen = match args.api_listen.or(file.api_listen) {
+        Some(ApiListen::Off) => None,
+        Some(ApiListen::At(address)) => Some(address),
+        None => Some(loopback(9292)),
+    };
     let data_dir = args.data_dir.clone().or(file.data_dir.take()).unwrap_or_else(default_data_dir);
     let check_timeout = file.check_timeout.unwrap_or(DEFAULT_CHECK_TIMEOUT);
     let evaluation_timeout = file.evaluation_timeout.unwrap_or(DEFAULT_EVALUATION_TIMEOUT);
@@ -216,11 +244,16 @@ fn assemble(args: &ServeArgs, mut file: FileSettings, problems: &mut Vec<Problem
             ),
         );
     }
-    if !api_listen.ip().is_loopback() && file.api.tls.is_none() {
+    if let Some(api_listen) =
+        api_listen.filter(|address| !address.ip().is_loopback() && file.api.tls.is_none())
+    {
         problem(
             "--api-listen",
             format!("{api_listen} is not on this machine alone; give `api.tls`, or listen on 127.0.0.1"),
         );
+    }
+    if let Some(max_grant_ttl) = file.max_grant_ttl.filter(|given| *given > MAX_GRANT_TTL) {
+        problem("limits.max_grant_ttl", format!("{max_grant_ttl:?} is more than 14 days"));
     }
     let bundles = bundle_config(&file, &data_dir, &mut problem);
     check_store_settings(&file, &mut problem);

@@ -20,6 +20,7 @@ mod grants;
 mod locks;
 mod looking;
 pub mod model;
+mod noting;
 mod questions;
 mod requests;
 mod reviews;

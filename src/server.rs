@@ -8,6 +8,7 @@
 pub mod api_listener;
 mod keeper;
 mod listen;
+mod office;
 pub mod tls;
 mod worker;
 
@@ -47,6 +48,7 @@ pub use keeper::load as load_policy;
 
 use keeper::{Keeper, Live, Loaded};
 use listen::{CheckListener, ListenError};
+use office::Office;
 use tls::{LiveTls, TlsError};
 use worker::Workers;
 
@@ -146,12 +148,9 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let (workers, connections) = Workers::start(&parts.checker, &health, &config, &stopped, &turns)?;
     vital.spawn("the check listener", listeners.check.accept_for(connections, stopped.clone()));
     vital.spawn(CHECK_WORKERS, workers.ended());
-    vital.spawn_endless(Arc::clone(&parts.desk).keep_time());
-    vital.spawn_endless(Arc::clone(&parts.gate).follow());
-    if let Some(tls) = &parts.tls {
-        vital.spawn_endless(Arc::clone(tls).follow());
+    if let (Some(office), Some(listener)) = (&parts.office, listeners.api) {
+        office.start(&mut vital, &config, &parts.checker, &health, listener, &stopped)?;
     }
-    vital.spawn("the grant API", serve_api(&config, &parts, &health, listeners.api, &stopped)?);
     let ops = ops::router(Arc::clone(&parts.readiness), Arc::clone(&parts.checker.metrics));
     vital.spawn("the ops listener", serve_ops(ops, listeners.ops));
     vital.spawn_endless(keep_health(reporter.clone(), Arc::clone(&parts.readiness), is_ready));
@@ -201,9 +200,7 @@ struct Parts {
     checker: Arc<Checker>,
     admission: Arc<LiveAdmission>,
     store: Arc<Store>,
-    desk: Arc<Desk>,
-    gate: Arc<Gate>,
-    tls: Option<Arc<LiveTls>>,
+    office: Option<Office>,
     readiness: Arc<Readiness>,
     log_writer: Option<JoinHandle<()>>,
     seen: Fingerprint,
@@ -230,9 +227,6 @@ impl Parts {
             max_ttl: config.max_grant_ttl,
         };
         let store = Arc::new(open_store(config, around)?);
-        let tokens = LiveTokens::open(&config.api.tokens_file, &config.data_dir)?;
-        let gate = Arc::new(Gate::new(config.api.gate.clone(), tokens, Clock::System));
-        let tls = config.api.tls.as_ref().map(LiveTls::load).transpose()?.map(Arc::new);
         let log = config.decision_log.as_ref();
         let log =
             log.map(|log| DecisionLog::open(&log.target, log.queue, Arc::clone(&metrics))).transpose()?;
@@ -244,12 +238,6 @@ impl Parts {
             is_draining: AtomicBool::new(false),
         });
         let admission = Arc::new(LiveAdmission::new(admission));
-        let desk = Arc::new(Desk::new(
-            Arc::clone(&store),
-            Arc::clone(&replica),
-            Arc::clone(&admission),
-            desk::Limits { max_grant_ttl: config.max_grant_ttl },
-        ));
         let checker = Arc::new(Checker {
             config: config.authz.clone(),
             rules: Arc::new(LiveRules::new(rules)),
@@ -260,14 +248,15 @@ impl Parts {
             clock: Clock::System,
             in_flight: AtomicUsize::new(0),
         });
-        Ok(Self { checker, admission, desk, store, gate, tls, readiness, log_writer, seen })
+        let office = Office::open(config, &checker, &admission)?;
+        Ok(Self { checker, admission, store, office, readiness, log_writer, seen })
     }
 }
 
 /// Three, so that who can reach what is a decision of the deployment.
 struct Listeners {
     check: CheckListener,
-    api: TcpListener,
+    api: Option<TcpListener>,
     ops: TcpListener,
 }
 
@@ -275,15 +264,19 @@ impl Listeners {
     async fn bind(config: &Config) -> Result<Self, ListenError> {
         Ok(Self {
             check: CheckListener::bind(&config.listen).await?,
-            api: listen::bind_tcp("--api-listen", config.api_listen).await?,
+            api: match config.api_listen {
+                Some(address) => Some(listen::bind_tcp("--api-listen", address).await?),
+                None => None,
+            },
             ops: listen::bind_tcp("--ops-listen", config.ops_listen).await?,
         })
     }
 
     fn announce(&self, config: &Config) -> Result<(), std::io::Error> {
+        let api = self.api.as_ref().map(TcpListener::local_addr).transpose()?;
         tracing::info!(
             check = %self.check.address(),
-            api = %self.api.local_addr()?,
+            api = api.map_or_else(|| "off".to_owned(), |address| address.to_string()),
             ops = %self.ops.local_addr()?,
             data_dir = %config.data_dir.display(),
             max_staleness = ?staleness(&config.store),
@@ -309,44 +302,6 @@ fn open_store(config: &Config, around: Surroundings) -> Result<Store, StoreError
             Store::Redis(Arc::new(RedisStore::new((**redis).clone(), ledger, around)))
         }
     })
-}
-
-/// Whatever is added here is behind the gate.
-fn serve_api<H: Health>(
-    config: &Config,
-    parts: &Parts,
-    health: &HealthServer<H>,
-    listener: TcpListener,
-    stopped: &watch::Receiver<bool>,
-) -> Result<impl Future<Output = Result<(), std::io::Error>> + use<H>, ServeError> {
-    let api = Api::new(Arc::clone(&parts.desk), explainer(Arc::clone(&parts.checker)));
-    let mut services = api.services(config.max_message_bytes).add_service(health.clone());
-    if config.reflection {
-        services = services.add_service(reflection());
-    }
-    let router = Rest::new()?.over(services).prepare().into_axum_router();
-    let (tls, gate) = (parts.tls.clone(), Arc::clone(&parts.gate));
-    Ok(api_listener::serve(listener, tls, gate, router, stopped.clone()))
-}
-
-/// Faces do not know each other: the API asks the check path through this.
-fn explainer(checker: Arc<Checker>) -> Explain {
-    Arc::new(move |caller, asked| {
-        let checker = Arc::clone(&checker);
-        Box::pin(async move { checker.standing(&caller, &asked).await })
-    })
-}
-
-/// Reflection for clients such as grpcurl: our own API. Envoy's protos come without descriptors.
-fn reflection()
--> tonic_reflection::server::v1::ServerReflectionServer<impl tonic_reflection::server::v1::ServerReflection> {
-    let builder = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-    match builder.build_v1() {
-        Ok(service) => service,
-        Err(error) => unreachable!("descriptors that this build made itself: {error}"),
-    }
 }
 
 async fn serve_ops(router: axum::Router, listener: TcpListener) -> Result<(), std::io::Error> {

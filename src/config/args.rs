@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::Listen;
+use super::{ApiListen, Listen};
 
 /// Flags win over the configuration file.
 #[expect(clippy::struct_excessive_bools, reason = "one per switch of the command line")]
@@ -17,9 +17,9 @@ pub struct ServeArgs {
     /// Where Envoy asks: an address, or `unix:///path` [default: 127.0.0.1:9191]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<Listen>,
-    /// The grant API [default: 127.0.0.1:9292]
+    /// The grant API, or `off` where only checks are answered [default: 127.0.0.1:9292]
     #[arg(long, value_name = "ADDR")]
-    pub api_listen: Option<SocketAddr>,
+    pub api_listen: Option<ApiListen>,
     /// /livez, /readyz and /metrics [default: 127.0.0.1:9393]
     #[arg(long, value_name = "ADDR")]
     pub ops_listen: Option<SocketAddr>,

@@ -11,7 +11,7 @@ use serde_json::{Map, Value as Json};
 
 use super::api::{self, ApiSettings};
 use super::reader::{Section, Source};
-use super::{Listen, Problem, parse_duration};
+use super::{ApiListen, Listen, Problem, parse_duration};
 use crate::authz::IdentitySource;
 use crate::principal::Kind;
 use crate::store::{ClientCertificate, RedisTls, SentinelLogin};
@@ -21,7 +21,7 @@ use crate::telemetry::LogFormat;
 #[derive(Debug, Default)]
 pub struct FileSettings {
     pub listen: Option<Listen>,
-    pub api_listen: Option<SocketAddr>,
+    pub api_listen: Option<ApiListen>,
     pub ops_listen: Option<SocketAddr>,
     pub data_dir: Option<PathBuf>,
     pub store: Option<String>,
@@ -97,7 +97,7 @@ pub fn read(path: &Path, env: &dyn Fn(&str) -> Option<String>, problems: &mut Ve
 fn settings(mut root: Section<'_, '_>) -> FileSettings {
     let mut found = FileSettings {
         listen: root.get("listen", str::parse),
-        api_listen: root.get("api_listen", parsed),
+        api_listen: root.get("api_listen", str::parse),
         ops_listen: root.get("ops_listen", parsed),
         data_dir: root.get("data_dir", path),
         store: root.get("store", text),

@@ -18,7 +18,7 @@ fn load(yaml: &str, args: ServeArgs) -> Result<Config, String> {
 fn an_empty_file_gives_the_defaults() {
     let config = load("", ServeArgs::default()).unwrap();
     assert_eq!(config.listen.to_string(), "127.0.0.1:9191");
-    assert_eq!(config.api_listen.port(), 9292);
+    assert_eq!(config.api_listen.unwrap().port(), 9292);
     assert_eq!(config.authz.identity, IdentitySource::defaults());
     assert_eq!(config.max_message_bytes, 4 * 1024 * 1024);
     assert!(matches!(config.store, StoreConfig::Embedded));

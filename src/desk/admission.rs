@@ -69,6 +69,8 @@ pub struct Admission {
     policy: Policy,
     entitlements: Entitlements,
     limits: Limits,
+    /// What the sources are called, for the record.
+    revision: Arc<str>,
 }
 
 impl Admission {
@@ -84,9 +86,21 @@ impl Admission {
         let policy = Policy::compile(&sources, &DecisionPath::new(DECISION), time_limit)
             .map_err(|LoadError(found)| problems.extend(found));
         match (entitlements, policy) {
-            (Ok(entitlements), Ok(policy)) => Ok(Self { policy, entitlements, limits }),
+            (Ok(entitlements), Ok(policy)) => {
+                Ok(Self { policy, entitlements, limits, revision: Arc::default() })
+            }
             _ => Err(LoadError(problems)),
         }
+    }
+
+    #[must_use]
+    pub fn named(self, revision: Arc<str>) -> Self {
+        Self { revision, ..self }
+    }
+
+    #[must_use]
+    pub fn revision(&self) -> &str {
+        &self.revision
     }
 
     #[must_use]

@@ -15,9 +15,11 @@ use super::event::{Event, EventType};
 use super::giving::{self, Moment};
 use super::grants::rows_of;
 use super::model::{Registered, Request, Standing, State};
+use super::noting::Noting;
 use super::questions::{About, Action};
 use super::reviews::current;
 use super::{Desk, DeskError, until};
+use crate::clock::Clock;
 use crate::grant::GrantId;
 use crate::store::journal::{Index, Look, Row, Table, Write};
 
@@ -39,25 +41,34 @@ enum Obstacle {
 }
 
 impl Desk {
-    /// Does what is due, for ever.
+    /// Does what is due, for ever, and records what nobody else would.
     pub async fn keep_time(self: Arc<Self>) -> Infallible {
-        let mut is_reported = false;
+        let mut down_since: Option<Timestamp> = None;
+        let mut noting = Noting::default();
         loop {
-            let pause = match self.do_what_is_due().await {
+            let pause = match self.round(&mut noting).await {
                 Ok(pause) => {
-                    is_reported = false;
+                    if let Some(since) = down_since.take() {
+                        self.note_recovery(since).await;
+                    }
                     pause
                 }
                 Err(error) => {
                     // Once for each trouble, not for each look.
-                    if !std::mem::replace(&mut is_reported, true) {
+                    if down_since.is_none() {
                         tracing::warn!("what is due cannot be done, and will be: {error}");
+                        down_since = Some(Clock::System.now().wall);
                     }
                     ERROR_PAUSE
                 }
             };
             tokio::time::sleep(pause).await;
         }
+    }
+
+    async fn round(&self, noting: &mut Noting) -> Result<Duration, DeskError> {
+        self.note(noting).await?;
+        self.do_what_is_due().await
     }
 
     /// One round. How long there is nothing to do after it.
@@ -121,9 +132,10 @@ impl Desk {
                 Err(Obstacle::Refused(reason)) => Some(reason),
                 Err(Obstacle::Unknown(error)) => return Err(error),
             };
-            let leave = Write::Leave { index: Index::Scheduled, id: id.to_owned() };
-            let mut writes = vec![moment.never(), leave];
+            let leave = |index| Write::Leave { index, id: id.to_owned() };
+            let mut writes = vec![moment.never(), leave(Index::Scheduled)];
             let event = if let Some(reason) = refused {
+                writes.push(leave(Index::Limited));
                 grant.standing = Standing::Cancelled;
                 grant.end_reason.clone_from(&reason);
                 Event::new(EventType::GrantCancelled, look.now).on_grant(&grant).because(&reason)
@@ -191,6 +203,7 @@ impl Desk {
                 return Ok(Plan::new((), writes, Vec::new()));
             }
             grant.standing = Standing::Ended;
+            writes.push(Write::Leave { index: Index::Limited, id: id.to_owned() });
             writes.push(giving::put(&grant, look.now)?);
             let event = Event::new(EventType::GrantEnded, look.now).on_grant(&grant);
             Ok(Plan::new((), writes, vec![event]))

@@ -26,10 +26,14 @@ pub enum EventType {
     GrantRevokedAgain,
     GrantRelinquished,
     GrantEnded,
+    GrantExhausted,
     BreakGlassActivated,
     LockCreated,
     LockDeleted,
     LockEnded,
+    PolicyLoaded,
+    EntitlementUpdated,
+    StoreRecovered,
 }
 
 impl EventType {
@@ -52,10 +56,14 @@ impl EventType {
             Self::GrantRevokedAgain => "grant.revoked_again",
             Self::GrantRelinquished => "grant.relinquished",
             Self::GrantEnded => "grant.ended",
+            Self::GrantExhausted => "grant.exhausted",
             Self::BreakGlassActivated => "breakglass.activated",
             Self::LockCreated => "lock.created",
             Self::LockDeleted => "lock.deleted",
             Self::LockEnded => "lock.ended",
+            Self::PolicyLoaded => "policy.loaded",
+            Self::EntitlementUpdated => "entitlement.updated",
+            Self::StoreRecovered => "store.recovered",
         }
     }
 }

@@ -115,6 +115,9 @@ pub fn begin(id: &GrantId, grant: &Registered, now: Timestamp) -> Result<Vec<Wri
         enter(Index::Register),
         enter(Index::RegisterOf(grant.record.subject.clone())),
     ];
+    if grant.record.max_uses.is_some() {
+        writes.push(Write::Enter { index: Index::Limited, id: grant.id.clone(), keep: None });
+    }
     if grant.standing == Standing::Scheduled {
         writes.push(Write::Enter { index: Index::Scheduled, id: grant.id.clone(), keep: None });
         writes.push(Moment::Start(grant.id.clone()).at(grant.starts));
@@ -195,6 +198,7 @@ pub fn end(id: &GrantId, grant: &Registered, now: Timestamp) -> Result<Vec<Write
         Write::EndGrant(id.clone()),
         put(grant, now)?,
         Write::Leave { index: Index::Scheduled, id: grant.id.clone() },
+        Write::Leave { index: Index::Limited, id: grant.id.clone() },
         Moment::Start(grant.id.clone()).never(),
         Moment::End(grant.id.clone()).never(),
     ])

@@ -230,6 +230,9 @@ pub struct Registered {
     pub expires: Timestamp,
     #[serde(default)]
     pub extensions: u32,
+    /// Whether it was recorded that it has no uses left.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_exhausted: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_by: Option<String>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -249,6 +252,7 @@ impl Registered {
             starts: now,
             expires,
             extensions: 0,
+            is_exhausted: false,
             ended_by: None,
             end_reason: String::new(),
         }

@@ -195,6 +195,7 @@ impl Desk {
             starts,
             expires: after(starts, duration),
             extensions: 0,
+            is_exhausted: false,
             ended_by: None,
             end_reason: String::new(),
         };

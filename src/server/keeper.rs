@@ -145,7 +145,8 @@ fn compile(
             run_tests(sources)?;
         }
         policy.prepare(threads);
-        Ok(Loaded { rules: Rules::new(policy, revision.into()), admission })
+        let revision: Arc<str> = revision.into();
+        Ok(Loaded { rules: Rules::new(policy, Arc::clone(&revision)), admission: admission.named(revision) })
     };
     let failed = |message: &str| LoadError(vec![Problem::in_file("policy", message)]);
     let caught =

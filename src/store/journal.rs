@@ -74,11 +74,23 @@ pub enum Table {
     Grants,
     /// Likewise the locks.
     Locks,
+    /// How many uses of a grant were taken. Read only: checks count them.
+    Uses,
+    /// What is known of the whole.
+    State,
 }
 
 impl Table {
-    pub const ALL: [Self; 6] =
-        [Self::Requests, Self::Register, Self::Calls, Self::Webhooks, Self::Grants, Self::Locks];
+    pub const ALL: [Self; 8] = [
+        Self::Requests,
+        Self::Register,
+        Self::Calls,
+        Self::Webhooks,
+        Self::Grants,
+        Self::Locks,
+        Self::Uses,
+        Self::State,
+    ];
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -89,6 +101,8 @@ impl Table {
             Self::Webhooks => "webhook",
             Self::Grants => "grant",
             Self::Locks => "lock",
+            Self::Uses => "used",
+            Self::State => "state",
         }
     }
 }
@@ -130,6 +144,8 @@ pub enum Index {
     Register,
     /// Grants that are scheduled.
     Scheduled,
+    /// Grants that live or are scheduled, and have a number of uses that is not known to be spent.
+    Limited,
     /// Grants in the register of one subject.
     RegisterOf(String),
 }
@@ -146,6 +162,7 @@ impl Index {
             Self::ReviewedBy(principal) => format!("reviewed-by:{principal}"),
             Self::Register => "register".to_owned(),
             Self::Scheduled => "scheduled".to_owned(),
+            Self::Limited => "limited".to_owned(),
             Self::RegisterOf(principal) => format!("register-of:{principal}"),
         }
     }
@@ -257,8 +274,7 @@ impl Commit {
     pub(super) fn check(&self) -> Result<(), StoreError> {
         let refused = |why: String| Err(StoreError::Refused(why));
         // What nobody did is no event: something that was due and has been done already is only struck off.
-        let is_housekeeping =
-            |write: &Write| matches!(write, Write::NotDue(_) | Write::Leave { .. });
+        let is_housekeeping = |write: &Write| matches!(write, Write::NotDue(_) | Write::Leave { .. });
         if self.events.is_empty() && !self.writes.iter().all(is_housekeeping) {
             return refused("a change without an event".to_owned());
         }
@@ -270,7 +286,7 @@ impl Commit {
         for write in &self.writes {
             match write {
                 Write::Put { row, .. } | Write::Remove(row)
-                    if matches!(row.table, Table::Grants | Table::Locks) =>
+                    if matches!(row.table, Table::Grants | Table::Locks | Table::Uses) =>
                 {
                     return refused(format!("{}s are not written as rows", row.table.as_str()));
                 }

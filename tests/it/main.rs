@@ -8,6 +8,7 @@ mod checker;
 mod cli;
 mod compliance;
 mod desk;
+mod desk_soak;
 mod documents;
 mod embedded;
 mod entitlements;

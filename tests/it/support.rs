@@ -7,6 +7,7 @@ pub mod daypass;
 pub mod desk;
 pub mod fake_api;
 pub mod journal;
+pub mod people;
 pub mod proxy;
 pub mod random;
 pub mod redis;

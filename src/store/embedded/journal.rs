@@ -94,7 +94,7 @@ impl<'t> Tables<'t> {
     }
 
     fn value(&self, row: &Row, now: i64, wall: Timestamp) -> Result<Option<String>, Error> {
-        value_of(row, (now, wall), &self.rows, &self.grants, &self.locks)
+        value_of(row, (now, wall), &self.rows, &self.grants, &self.locks, &self.uses)
     }
 
     /// Writes one; of a grant, the record as [`EmbeddedStore::checked`] made it.
@@ -194,6 +194,7 @@ fn value_of(
     rows: &impl ReadableTable<(&'static str, &'static str), (&'static str, i64)>,
     grants: &impl ReadableTable<&'static str, &'static str>,
     locks: &impl ReadableTable<&'static str, (&'static str, i64)>,
+    uses: &impl ReadableTable<&'static str, u64>,
 ) -> Result<Option<String>, Error> {
     let lasting = |(value, until): (&str, i64)| (until > now).then(|| value.to_owned());
     let id = row.id.as_str();
@@ -202,6 +203,7 @@ fn value_of(
             let text = grants.get(id)?.map(|text| text.value().to_owned());
             text.filter(|text| !super::has_ended(text, wall))
         }
+        journal::Table::Uses => uses.get(id)?.map(|uses| uses.value().to_string()),
         journal::Table::Locks => locks.get(id)?.and_then(|lock| lasting(lock.value())),
         table => rows.get((table.as_str(), id))?.and_then(|row| lasting(row.value())),
     })
@@ -223,8 +225,8 @@ impl EmbeddedStore {
         let (head, written) = head_of(&transaction.open_table(HEAD)?)?;
         let moments = (self.clock(written), self.around.clock.now().wall);
         let (stored, grants) = (transaction.open_table(ROWS)?, transaction.open_table(GRANTS)?);
-        let locks = transaction.open_table(LOCKS)?;
-        let values = rows.iter().map(|row| value_of(row, moments, &stored, &grants, &locks));
+        let (locks, uses) = (transaction.open_table(LOCKS)?, transaction.open_table(USES)?);
+        let values = rows.iter().map(|row| value_of(row, moments, &stored, &grants, &locks, &uses));
         Ok(Look { head, now: moment(moments.0), values: values.collect::<Result<_, _>>()? })
     }
 

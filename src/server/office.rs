@@ -1,0 +1,102 @@
+//! The office: everything of a process that serves the API, as opposed to one that only answers checks. The desk and
+//! what happens by itself, the gate in front of it, and its listener.
+
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tonic_health::pb::health_server::{Health, HealthServer};
+
+use super::tls::LiveTls;
+use super::{ServeError, Vital, api_listener};
+use crate::api::rest::Rest;
+use crate::api::tokens::LiveTokens;
+use crate::api::{Api, Explain, Gate, v1};
+use crate::authz::Checker;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::desk::admission::LiveAdmission;
+use crate::desk::{self, Desk};
+
+pub struct Office {
+    desk: Arc<Desk>,
+    gate: Arc<Gate>,
+    tls: Option<Arc<LiveTls>>,
+}
+
+impl Office {
+    /// None where there is no API.
+    ///
+    /// # Errors
+    /// Tokens or TLS files cannot be used.
+    pub fn open(
+        config: &Config,
+        checker: &Checker,
+        admission: &Arc<LiveAdmission>,
+    ) -> Result<Option<Self>, ServeError> {
+        if config.api_listen.is_none() {
+            return Ok(None);
+        }
+        let tokens = LiveTokens::open(&config.api.tokens_file, &config.data_dir)?;
+        Ok(Some(Self {
+            desk: Arc::new(Desk::new(
+                Arc::clone(&checker.store),
+                Arc::clone(&checker.replica),
+                Arc::clone(admission),
+                desk::Limits { max_grant_ttl: config.max_grant_ttl },
+            )),
+            gate: Arc::new(Gate::new(config.api.gate.clone(), tokens, Clock::System)),
+            tls: config.api.tls.as_ref().map(LiveTls::load).transpose()?.map(Arc::new),
+        }))
+    }
+
+    /// Its tasks, each of which must not end.
+    ///
+    /// # Errors
+    /// The contract of the API contradicts itself.
+    pub fn start<H: Health>(
+        &self,
+        vital: &mut Vital,
+        config: &Config,
+        checker: &Arc<Checker>,
+        health: &HealthServer<H>,
+        listener: TcpListener,
+        stopped: &watch::Receiver<bool>,
+    ) -> Result<(), ServeError> {
+        vital.spawn_endless(Arc::clone(&self.desk).keep_time());
+        vital.spawn_endless(Arc::clone(&self.gate).follow());
+        if let Some(tls) = &self.tls {
+            vital.spawn_endless(Arc::clone(tls).follow());
+        }
+        // Whatever is added here is behind the gate.
+        let api = Api::new(Arc::clone(&self.desk), explainer(Arc::clone(checker)));
+        let mut services = api.services(config.max_message_bytes).add_service(health.clone());
+        if config.reflection {
+            services = services.add_service(reflection());
+        }
+        let router = Rest::new()?.over(services).prepare().into_axum_router();
+        let (tls, gate) = (self.tls.clone(), Arc::clone(&self.gate));
+        vital.spawn("the grant API", api_listener::serve(listener, tls, gate, router, stopped.clone()));
+        Ok(())
+    }
+}
+
+/// Faces do not know each other: the API asks the check path through this.
+fn explainer(checker: Arc<Checker>) -> Explain {
+    Arc::new(move |caller, asked| {
+        let checker = Arc::clone(&checker);
+        Box::pin(async move { checker.standing(&caller, &asked).await })
+    })
+}
+
+/// Reflection for clients such as grpcurl: our own API. Envoy's protos come without descriptors.
+fn reflection()
+-> tonic_reflection::server::v1::ServerReflectionServer<impl tonic_reflection::server::v1::ServerReflection> {
+    let builder = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    match builder.build_v1() {
+        Ok(service) => service,
+        Err(error) => unreachable!("descriptors that this build made itself: {error}"),
+    }
+}
