@@ -292,7 +292,7 @@ impl Commit {
                 }
                 Write::Put { value, .. } => longest = longest.max(value.len()),
                 Write::Grant { record, .. } | Write::Lock { record, .. } => {
-                    longest = longest.max(record.len())
+                    longest = longest.max(record.len());
                 }
                 _ => {}
             }

@@ -705,16 +705,15 @@ async fn cut_connections_make_no_change_twice() {
                 let Ok(Look { head, values, .. }) = store.look(&[row("all")]).await else { continue };
                 let all = format!("{}{what},", values[0].clone().unwrap_or_default());
                 // Every other takes the way of revocations, on a connection of its own.
-                let mut writes = vec![put("all", &all)];
+                let mut steps = vec![put("all", &all)];
                 if number % 2 == 1 {
-                    writes.push(Write::EndGrant("nobodys".parse().unwrap()));
+                    steps.push(Write::EndGrant("nobodys".parse().unwrap()));
                 }
-                let commit = Commit { events: vec![document], ..change(&head, writes) };
+                let commit = Commit { events: vec![document], ..change(&head, steps) };
                 match store.commit(commit).await {
                     Ok(Outcome::Done { .. }) => known.push(what),
-                    Ok(_) => {}
                     Err(StoreError::Unavailable(_)) => unknown.push(what),
-                    Err(_) => {}
+                    Ok(_) | Err(_) => {}
                 }
             }
             (known, unknown)

@@ -26,6 +26,13 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Attempts at an event that nobody waits for.
 const NOTE_ATTEMPTS: usize = 5;
 
+/// A look's answer: number, hash, clock, values.
+type Seen = (u64, String, i64, Vec<Option<Vec<u8>>>);
+/// Of a stream: the entry's id and its fields.
+type Entry = (String, Vec<(String, Vec<u8>)>);
+/// Of a sorted set: members with their milliseconds.
+type Scored = Vec<(String, i64)>;
+
 /// What this process knows of the journal.
 #[derive(Debug)]
 pub struct Known {
@@ -101,8 +108,7 @@ impl RedisStore {
             command.arg(self.keys.row(row));
         }
         command.arg(self.journal.clock.load(Ordering::Relaxed)).arg(MAX_DOCUMENT_BYTES);
-        let answer: Answer<(u64, String, i64, Vec<Option<Vec<u8>>>)> =
-            self.commands.run(&command, COMMAND).await?;
+        let answer: Answer<Seen> = self.commands.run(&command, COMMAND).await?;
         let (number, hash, now, values) = answer.value;
         self.journal.clock.fetch_max(now, Ordering::Relaxed);
         // What is no text cannot be compared with one later: it is an empty one to everybody.
@@ -270,7 +276,7 @@ impl RedisStore {
             None => command.arg("+inf").arg(""),
         };
         command.arg(limit);
-        let page: Answer<Vec<(String, i64)>> = self.commands.run(&command, COMMAND).await?;
+        let page: Answer<Scored> = self.commands.run(&command, COMMAND).await?;
         Ok(page.value.into_iter().map(|(id, entered)| (entered, id)).collect())
     }
 
@@ -285,8 +291,7 @@ impl RedisStore {
             let Some(first) = after.checked_add(1).filter(|_| limit > 0) else { return Ok(Vec::new()) };
             let mut command = redis::cmd("XRANGE");
             command.arg(self.keys.events()).arg(format!("{first}-0")).arg("+").arg("COUNT").arg(limit);
-            let entries: Answer<Vec<(String, Vec<(String, Vec<u8>)>)>> =
-                self.commands.run(&command, COMMAND).await?;
+            let entries: Answer<Vec<Entry>> = self.commands.run(&command, COMMAND).await?;
             let Some((last, _)) = entries.value.last() else { return Ok(Vec::new()) };
             after = number_of(last).unwrap_or(u64::MAX);
             let events: Vec<_> = entries.value.into_iter().filter_map(event).collect();
@@ -301,8 +306,7 @@ impl RedisStore {
         let mut command = redis::cmd("EVAL_RO");
         command.arg(scripts::DUE).arg(2).arg(self.keys.head()).arg(self.keys.due());
         command.arg(self.journal.clock.load(Ordering::Relaxed)).arg(limit.min(MAX_PAGE));
-        let answer: Answer<(i64, Vec<(String, i64)>, Vec<(String, i64)>)> =
-            self.commands.run(&command, COMMAND).await?;
+        let answer: Answer<(i64, Scored, Scored)> = self.commands.run(&command, COMMAND).await?;
         let (now, what, next) = answer.value;
         self.journal.clock.fetch_max(now, Ordering::Relaxed);
         let what = what.into_iter().map(|(what, at)| (what, moment(at))).collect();
@@ -361,7 +365,7 @@ fn number_of(entry: &str) -> Option<u64> {
     entry.split('-').next()?.parse().ok()
 }
 
-fn event((id, fields): (String, Vec<(String, Vec<u8>)>)) -> Option<StoredEvent> {
+fn event((id, fields): Entry) -> Option<StoredEvent> {
     let number = id.strip_suffix("-0")?.parse().ok()?;
     let mut fields: HashMap<String, Vec<u8>> = fields.into_iter().collect();
     let mut field = |name| String::from_utf8(fields.remove(name)?).ok();
