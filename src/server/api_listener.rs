@@ -33,8 +33,8 @@ const MAX_CONNECTIONS: usize = 512;
 const MAX_HANDSHAKES: usize = 128;
 /// From the connection to the first byte, or to the end of the TLS handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
-/// From there to the first whole request header.
-const FIRST_REQUEST_LIMIT: Duration = Duration::from_secs(10);
+/// From there to the first whole request header. Some clients connect before they have anything to ask.
+const FIRST_REQUEST_LIMIT: Duration = Duration::from_secs(30);
 /// Of one HTTP/1.1 request header, and of silence between two.
 const HEADER_LIMIT: Duration = Duration::from_secs(30);
 /// HTTP/2 peers that are gone are found out by pings this far apart.
@@ -44,6 +44,8 @@ const PING_LIMIT: Duration = Duration::from_secs(20);
 const MAX_STREAMS: u32 = 256;
 /// Bytes of one call's header: a token of 8 KiB and what else there is.
 const MAX_HEADER_BYTES: u32 = 32 << 10;
+/// Bytes that an HTTP/1.1 connection may have read and not handed on.
+const MAX_BUFFER_BYTES: usize = 64 << 10;
 /// While there are no file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -188,7 +190,7 @@ async fn talk(
     watcher: Watcher,
 ) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT).max_buf_size(MAX_BUFFER_BYTES);
     builder
         .http2()
         .timer(TokioTimer::new())
