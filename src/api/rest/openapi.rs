@@ -62,6 +62,7 @@ pub fn document(routes: &Routes) -> Value {
     let failures = FAILURES
         .iter()
         .chain(&FAILURES_OF_WRITES)
+        .chain(&FAILURES_OF_BODIES)
         .map(|(status, about)| ((*status).to_owned(), error_response(about)));
     let responses: Map<String, Value> =
         failures.chain([("default".to_owned(), error_response("Any other failure."))]).map(named).collect();
