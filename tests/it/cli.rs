@@ -729,7 +729,7 @@ fn errors_say_what_is_wrong_and_what_to_do() {
     assert!(nowhere.err.contains("no API at http://127.0.0.1:1; is `daypass serve` running"), "{nowhere:?}");
     for (args, code, message) in [
         (&["grant", "ls", "--api", "http://jit.example:1"][..], 2, "in clear"),
-        (&["grant", "ls", "--api", "http://127.0.0.1:x"], 2, "is not a URL"),
+        (&["grant", "ls", "--api", "https://jit example"], 2, "is not a URL"),
         (&["grant", "ls", "--cert-file", "/x"], 2, "go together"),
         (
             &["grant", "ls", "--api", "https://127.0.0.1:1", "--ca-file", "/nonexistent"],
