@@ -224,29 +224,29 @@ fn show(report: &Report, place: &str, hint: &str, json: bool) -> Done {
 
 fn page(report: &Report, place: &str, hint: &str) -> String {
     let Report { first, last, good, head, is_trimmed, broken } = report;
-    let mut text = String::new();
+    let mut parts = Vec::new();
     if let Some(broken) = broken {
         let hint = if matches!(broken, Break::Gap { .. }) { hint } else { "" };
-        text += &format!("BROKEN: {}: {}{hint}\n", clean(place), clean(&broken.to_string()));
+        parts.push(format!("BROKEN: {}: {}{hint}\n", clean(place), clean(&broken.to_string())));
         if *good > 0 {
-            text += &format!("the {good} before it, {first} to {last}, are good\n");
+            parts.push(format!("the {good} before it, {first} to {last}, are good\n"));
         }
     } else if *good == 0 {
-        text += &format!("good: {}: no events yet\n", clean(place));
+        parts.push(format!("good: {}: no events yet\n", clean(place)));
     } else {
-        text += &format!("good: {}: {good} events, {first} to {last}\n", clean(place));
+        parts.push(format!("good: {}: {good} events, {first} to {last}\n", clean(place)));
     }
     if *is_trimmed {
-        text += &format!(
+        parts.push(format!(
             "the record begins at {first}: older events are not kept. Event {first} itself is taken on trust; an anchor of \
              event {} would prove it\n",
             first - 1
-        );
+        ));
     }
     if *good > 0 {
-        text += &format!(
+        parts.push(format!(
             "head {last}:{head}\n(keep it elsewhere: --anchor {last}:{head} proves later that nothing up to here was changed)\n"
-        );
+        ));
     }
-    text
+    parts.concat()
 }

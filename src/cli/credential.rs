@@ -163,7 +163,7 @@ pub fn read_private(path: &Path) -> anyhow::Result<Option<String>> {
     };
     let mode = metadata.permissions().mode() & 0o777;
     ensure!(
-        mode & 0o077 == 0,
+        mode.trailing_zeros() >= 6,
         "{} can be read by others (mode {mode:03o}); chmod 600 it, or `daypass login` again",
         path.display()
     );

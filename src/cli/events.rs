@@ -118,7 +118,8 @@ async fn recent(
     last: u32,
 ) -> Result<VecDeque<v1::Event>, ClientError> {
     let enough = usize::try_from(last).unwrap_or(usize::MAX);
-    let is_all = filter.list(0) == v1::ListEventsRequest { page_size: PAGE_SIZE, ..Default::default() };
+    let is_all =
+        filter.list(0) == v1::ListEventsRequest { page_size: PAGE_SIZE, ..v1::ListEventsRequest::default() };
     let from = match after {
         Some(after) => after,
         // Events that match may lie anywhere.

@@ -70,21 +70,21 @@ fn page(explained: &v1::ExplainAccessResponse, asked: &str, principal: &str, now
     } else {
         block.field("lock", &explained.lock);
     }
-    let mut text = block.render();
+    let mut parts = vec![block.render()];
     if !explained.standings.is_empty() {
-        text += "grants:\n";
+        parts.push("grants:\n".to_owned());
         for standing in &explained.standings {
             let how = if standing.covers { "covers it" } else { standing.why_not.as_str() };
             let end = both(standing.expires_at, now);
             let end = if end.is_empty() { end } else { format!("; ends {end}") };
-            text += &format!("  {}\n", clean(&format!("{}: {how}{end}", standing.grant)));
+            parts.push(format!("  {}\n", clean(&format!("{}: {how}{end}", standing.grant))));
         }
     }
     if explained.offers.is_empty() && !explained.allowed && explained.lock.is_empty() {
-        text += "no entitlement covers it; `daypass entitlements` lists what there is\n";
+        parts.push("no entitlement covers it; `daypass entitlements` lists what there is\n".to_owned());
     }
     if !explained.offers.is_empty() {
-        text += "what would cover it:\n";
+        parts.push("what would cover it:\n".to_owned());
         for offer in &explained.offers {
             let description = if offer.description.is_empty() {
                 String::new()
@@ -97,13 +97,13 @@ fn page(explained: &v1::ExplainAccessResponse, asked: &str, principal: &str, now
                 (true, 1) => "1 person must agree".to_owned(),
                 (true, count) => format!("{count} persons must agree"),
             };
-            text += &format!("  {}\n", clean(&format!("{}{description}: {how}", offer.entitlement)));
+            parts.push(format!("  {}\n", clean(&format!("{}{description}: {how}", offer.entitlement))));
             if offer.eligible && !offer.command.is_empty() {
-                text += &format!("    {}\n", clean(&offer.command));
+                parts.push(format!("    {}\n", clean(&offer.command)));
             }
         }
     }
-    text
+    parts.concat()
 }
 
 #[cfg(test)]

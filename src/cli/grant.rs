@@ -269,7 +269,7 @@ async fn revoke(client: &Client, args: RevokeArgs, json: bool) -> anyhow::Result
     let what = match &target {
         Target::Subject(subject) => format!("of {subject}"),
         Target::Entitlement(entitlement) => format!("from entitlement {entitlement}"),
-        Target::Everything(_) => "there are".to_owned(),
+        Target::Everything(_) => "of everybody".to_owned(),
     };
     let is_narrow = matches!(target, Target::Subject(_));
     let message = v1::RevokeAllGrantsRequest { target: Some(target), reason, validate_only: false };
@@ -284,7 +284,8 @@ async fn revoke(client: &Client, args: RevokeArgs, json: bool) -> anyhow::Result
         if count == 0 {
             return Ok(show_revoked("revoked", &v1::RevokeGrantResponse::default(), json));
         }
-        if !confirmed(&format!("revoke all {count} grants {what}?"))? {
+        let grants = if count == 1 { "the 1 grant".to_owned() } else { format!("all {count} grants") };
+        if !confirmed(&format!("revoke {grants} {what}?"))? {
             return Ok(Done::text("nothing was revoked\n").exit(Exit::Failed));
         }
     } else if !yes && !is_narrow {

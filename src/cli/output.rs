@@ -152,23 +152,35 @@ pub fn open_row<const N: usize>(cells: &[String; N], widths: [usize; N], width: 
     format!("{}\n", width.map_or_else(|| text.to_owned(), |width| cut(text, width)))
 }
 
-/// Takes from the least important column first, and from the next when there is no more to take. A column at its end
-/// gives way altogether before an important one is cut below its minimum.
+/// Takes from the least important column first, and from the next when there is no more to take; then columns give way
+/// altogether. The most important, an id that somebody will copy, is whole as long as it fits at all. What is left over goes
+/// back to the most important that were cut.
 fn fit<const N: usize>(widths: &mut [usize; N], columns: &[Column; N], width: usize) {
+    let natural = *widths;
+    let total = |widths: &[usize; N]| {
+        let shown = widths.iter().filter(|width| **width > 0).count();
+        widths.iter().sum::<usize>() + shown.saturating_sub(1) * GAP
+    };
     let mut order: Vec<usize> = (0..N).collect();
     order.sort_by_key(|&index| columns.get(index).map_or(0, |column| column.rank));
+    let (most, others) = order.split_last().map_or((0, &[][..]), |(most, others)| (*most, others));
     for floor in [MIN_COLUMN, 0] {
-        for &index in &order {
-            let shown = widths.iter().filter(|width| **width > 0).count();
-            let total = widths.iter().sum::<usize>() + shown.saturating_sub(1) * GAP;
-            let excess = total.saturating_sub(width);
+        for &index in others {
+            let excess = total(widths).saturating_sub(width);
             let Some(column) = widths.get_mut(index).filter(|_| excess > 0) else { continue };
-            // The last one left keeps what fits.
-            *column = if floor == 0 && shown > 1 {
-                0
-            } else {
-                column.saturating_sub(excess).max(floor.min(*column)).max(1)
-            };
+            *column = if floor == 0 { 0 } else { column.saturating_sub(excess).max(floor.min(*column)) };
+        }
+    }
+    let excess = total(widths).saturating_sub(width);
+    if let Some(column) = widths.get_mut(most) {
+        *column = column.saturating_sub(excess).max(1);
+    }
+    for &index in others.iter().rev() {
+        let spare = width.saturating_sub(total(widths));
+        if let (Some(column), Some(natural)) = (widths.get_mut(index), natural.get(index))
+            && *column > 0
+        {
+            *column += spare.min(natural.saturating_sub(*column));
         }
     }
 }
@@ -271,7 +283,7 @@ mod tests {
             assert!(text.lines().all(|line| line.width() <= width), "{width}: {text}");
             assert!(text.contains("g-22") && text.contains("in 42m"), "{width}: {text}");
         }
-        assert!(table().render(Some(30), "none").contains("GET orders.exa…"));
+        assert!(table().render(Some(30), "none").contains("GET orders.exam…"));
     }
 
     #[test]
@@ -280,6 +292,9 @@ mod tests {
         wide.row(["i".repeat(40), "b".repeat(40), "c".repeat(40)]);
         let text = wide.render(Some(40), "none");
         assert!(text.contains(&"i".repeat(40)) && !text.contains('b'), "{text}");
+        // A column that went leaves room for others that were cut.
+        let text = wide.render(Some(52), "none");
+        assert!(text.contains(&"i".repeat(40)) && text.contains(&format!("{}…", "c".repeat(9))), "{text}");
         let text = wide.render(Some(24), "none");
         assert_eq!(text.lines().nth(1).unwrap(), format!("{}…", "i".repeat(23)));
         assert_eq!(Table::<1>::new([column("ID", 1)]).render(None, "no grants"), "no grants\n");

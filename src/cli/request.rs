@@ -262,22 +262,19 @@ async fn list(client: &Client, args: LsArgs, json: bool) -> anyhow::Result<Done>
         _ => None,
     };
     let state = args.state.map(v1::RequestState::from);
-    let (requests, more) = match relation {
-        Some(relation) => {
-            let wanted = |request: &v1::AccessRequest| {
-                state.is_none_or(|state| request.state() == state)
-                    && (args.entitlement.is_empty() || request.entitlement == args.entitlement)
-            };
-            client.related_requests(relation, enough, wanted).await?
-        }
-        None => {
-            let ask = v1::ListAccessRequests {
-                state: state.unwrap_or_default().into(),
-                entitlement: args.entitlement,
-                ..v1::ListAccessRequests::default()
-            };
-            client.requests(ask, enough).await?
-        }
+    let (requests, more) = if let Some(relation) = relation {
+        let wanted = |request: &v1::AccessRequest| {
+            state.is_none_or(|state| request.state() == state)
+                && (args.entitlement.is_empty() || request.entitlement == args.entitlement)
+        };
+        client.related_requests(relation, enough, wanted).await?
+    } else {
+        let ask = v1::ListAccessRequests {
+            state: state.unwrap_or_default().into(),
+            entitlement: args.entitlement,
+            ..v1::ListAccessRequests::default()
+        };
+        client.requests(ask, enough).await?
     };
     if more {
         eprintln!("daypass: there are more than {enough}; --limit shows more");

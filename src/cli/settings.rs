@@ -124,7 +124,7 @@ fn credential(
     if let Some(path) = env("DAYPASS_TOKEN_FILE") {
         return read(Path::new(&path));
     }
-    if let Some(found) = login.and_then(|login| login.credential()) {
+    if let Some(found) = login.and_then(Login::credential) {
         return Ok(found);
     }
     if has_identity {

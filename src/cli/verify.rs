@@ -35,7 +35,7 @@ pub enum Break {
     Gap { expected: u64, found: u64 },
     /// A number that was there already.
     Order { after: u64, found: u64 },
-    /// The next event fits the hash, so the document is what was changed.
+    /// The next event fits the hash, so the document is what was changed, or all that is before it.
     Document { number: u64 },
     /// The next event fits the document, so the hash is what was changed.
     Hash { number: u64 },
@@ -89,9 +89,11 @@ impl fmt::Display for Break {
                 write!(f, "gap: events {expected} to {} are missing", found - 1)
             }
             Self::Order { after, found } => write!(f, "wrong order: event {found} comes after event {after}"),
-            Self::Document { number } => {
-                write!(f, "changed: the document of event {number} is not the one its hash was made of")
-            }
+            Self::Document { number } => write!(
+                f,
+                "changed: the document of event {number} is not the one its hash was made of, or what is before it was \
+                 written anew"
+            ),
             Self::Hash { number } => {
                 write!(f, "changed: the hash of event {number} is not that of its document")
             }
@@ -298,7 +300,7 @@ mod tests {
             all[4].document = "{}".into();
             all[4].hash = chain(&all[3].hash, "{}");
         };
-        assert_eq!(with(&both), (5, Some(Break::Either { number: 6 })));
+        assert_eq!(with(&both), (5, Some(Break::Document { number: 6 })));
     }
 
     #[test]

@@ -78,7 +78,7 @@ pub fn revoked(verb: &str, revoked: &v1::RevokeGrantResponse) -> String {
     if ids.is_empty() {
         return "nothing to revoke\n".to_owned();
     }
-    let lines: String = ids.iter().map(|id| format!("{verb} {}\n", clean(id))).collect();
+    let lines = ids.iter().map(|id| format!("{verb} {}\n", clean(id))).collect::<Vec<_>>().concat();
     if replicated >= replicas {
         return lines;
     }

@@ -246,15 +246,15 @@ impl Progress {
 
 /// With the time left if there is a `now`, else with the moment, which does not change from line to line.
 fn standing(request: &v1::AccessRequest, now: Option<Timestamp>) -> String {
-    let mut text = format!("request {}, {}", request.id, view::tally(request));
+    let mut parts = vec![format!("request {}, {}", request.id, view::tally(request))];
     if !request.approvers.is_empty() {
-        text += &format!("; {} may approve", request.approvers.join(", "));
+        parts.push(format!("{} may approve", request.approvers.join(", ")));
     }
     if let Some(end) = when::from_proto(request.approve_by) {
-        text += &match now {
-            Some(now) => format!("; expires {}", when::relative(end, now)),
-            None => format!("; expires at {end:.0}"),
-        };
+        parts.push(match now {
+            Some(now) => format!("expires {}", when::relative(end, now)),
+            None => format!("expires at {end:.0}"),
+        });
     }
-    clean(&text)
+    clean(&parts.join("; "))
 }

@@ -13,7 +13,7 @@ use tonic::Status;
 
 use crate::support::daypass::{binary, write_file};
 use crate::support::fake_api::{A_MOMENT, FakeApi, now_plus};
-use crate::support::wait_for;
+use crate::support::{tool, wait_for};
 
 struct Cli {
     api: FakeApi,
@@ -729,7 +729,7 @@ fn errors_say_what_is_wrong_and_what_to_do() {
     assert!(nowhere.err.contains("no API at http://127.0.0.1:1; is `daypass serve` running"), "{nowhere:?}");
     for (args, code, message) in [
         (&["grant", "ls", "--api", "http://jit.example:1"][..], 2, "in clear"),
-        (&["grant", "ls", "--api", "http://127.0.0.1:x"], 2, "is not a URL"),
+        (&["grant", "ls", "--api", "https://jit example"], 2, "is not a URL"),
         (&["grant", "ls", "--cert-file", "/x"], 2, "go together"),
         (
             &["grant", "ls", "--api", "https://127.0.0.1:1", "--ca-file", "/nonexistent"],
@@ -747,6 +747,39 @@ fn errors_say_what_is_wrong_and_what_to_do() {
     }
     let stranger = cli.run("bad", &["whoami"]);
     assert!(stranger.code == 1 && stranger.err.contains("who are you?"), "{stranger:?}");
+}
+
+/// Runs on a terminal of its own, on which `input` is typed. What the terminal shows.
+fn on_terminal(cli: &Cli, args: &[&str], input: &str) -> Option<String> {
+    let script = tool("script")?;
+    let line = format!("{} {}; echo \"status $?\"", env!("CARGO_BIN_EXE_daypass"), args.join(" "));
+    let mut command = Command::new(script);
+    command.args(["-qec", &line, "/dev/null"]).env("DAYPASS_API", cli.url()).env("DAYPASS_TOKEN", "alice");
+    command.env("XDG_CONFIG_HOME", cli.home.path()).env_remove("COLUMNS");
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    child.stdin.as_mut().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn a_terminal_has_a_line_that_lives_and_is_asked_back() {
+    let cli = Cli::start();
+    cli.api.with(|desk| {
+        desk.pending("user:alice", "two");
+        desk.grant("b1", "user:bob", "db", 600);
+    });
+    let Some(shown) = on_terminal(&cli, &["request", "wait", "r-1", "--timeout", "2500ms"], "") else {
+        return;
+    };
+    assert!(shown.matches("\r\u{1b}[Kwaiting: request r-1, 0 of 2 approvals").count() >= 2, "{shown:?}");
+    assert!(shown.contains("; expires in 3h 59m") && shown.contains("status 5"), "{shown:?}");
+    let no = on_terminal(&cli, &["grant", "revoke", "--everything"], "n\n").unwrap();
+    assert!(no.contains("revoke the 1 grant of everybody? [y/N]") && no.contains("status 1"), "{no:?}");
+    assert_eq!(cli.api.with(|desk| desk.grants.len()), 1);
+    let yes = on_terminal(&cli, &["grant", "revoke", "--subject", "user:bob"], "y\n").unwrap();
+    assert!(yes.contains("revoked b1") && yes.contains("status 0"), "{yes:?}");
 }
 
 #[test]
