@@ -257,6 +257,11 @@ test_what_needs_nobody_is_approved_at_once if {
 	decision.note == "orders-db needs nobody's approval"
 }
 
+test_how_many_must_agree_is_known if {
+	said("request.create", alice, about(request, object.remove(entitlement, ["approvals"]))).allowed == false
+	said("request.create", alice, with_entitlement({"approvals": -1})).allowed == false
+}
+
 # Deciding.
 
 test_an_approver_approves if {
@@ -471,7 +476,7 @@ test_administrators_create_grants_and_locks if {
 test_who_may_end_a_grant if {
 	ending := {"grant": object.union(grant, {"requester": "user:hank"}), "entitlement": entitlement}
 	allowed("grant.revoke", root, ending)
-	allowed("grant.revoke", bob, ending)
+	said("grant.revoke", bob, ending) == {"allowed": true}
 	allowed("grant.revoke", hank, ending)
 	refused("grant.revoke", mallory, ending, "only administrators (group:daypass-admins)")
 	refused("grant.revoke", audrey, ending, "only administrators")

@@ -9,7 +9,8 @@ fn limits() -> Limits {
 }
 
 fn read(entitlements: Value) -> Result<Entitlements, Vec<String>> {
-    let data = json!({"daypass": {"entitlements": entitlements}});
+    let daypass = Map::from_iter([("entitlements".to_owned(), entitlements)]);
+    let data = Value::Object(Map::from_iter([("daypass".to_owned(), daypass.into())]));
     let told = |mistakes: Vec<Mistake>| mistakes.iter().map(ToString::to_string).collect();
     Entitlements::from_data(&data, &limits()).map_err(told)
 }
@@ -20,11 +21,12 @@ fn minimal() -> Value {
 
 fn changed(changes: Value) -> Value {
     let mut entitlement = minimal();
-    for (name, value) in changes.as_object().unwrap() {
+    let Value::Object(changes) = changes else { panic!("{changes}") };
+    for (name, value) in changes {
         if value.is_null() {
-            entitlement.as_object_mut().unwrap().remove(name);
+            entitlement.as_object_mut().unwrap().remove(&name);
         } else {
-            entitlement[name] = value.clone();
+            entitlement[name] = value;
         }
     }
     entitlement
