@@ -82,6 +82,8 @@ pub enum NoRoom {
     InAll(usize),
     #[error("the principal holds `max_grants_per_principal` ({0}) grants already")]
     ForPrincipal(usize),
+    #[error("there are {0} locks already, which is all that sidecars hold")]
+    ForLocks(usize),
 }
 
 /// What is known of a caller's grants at one moment.

@@ -25,19 +25,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic_health::ServingStatus;
-use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
 
-use crate::api::rest::{ContractError, Rest};
-use crate::api::tokens::{LiveTokens, TokensError};
-use crate::api::{Api, Explain, Gate, v1};
+use crate::api::rest::ContractError;
+use crate::api::tokens::TokensError;
 use crate::audit::{DecisionLog, OpenError};
 use crate::authz::{Checker, LiveRules};
 use crate::bundle::Bundles;
 use crate::clock::Clock;
 use crate::config::{Config, StoreConfig};
 use crate::desk::admission::LiveAdmission;
-use crate::desk::{self, Desk};
 use crate::metrics::Metrics;
 use crate::ops::{self, PolicyReport, Readiness};
 use crate::policy::{Fingerprint, LoadError};
@@ -49,7 +46,7 @@ pub use keeper::load as load_policy;
 use keeper::{Keeper, Live, Loaded};
 use listen::{CheckListener, ListenError};
 use office::Office;
-use tls::{LiveTls, TlsError};
+use tls::TlsError;
 use worker::Workers;
 
 /// How soon a change of readiness shows in `grpc.health.v1`.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use super::{Replica, ReplicaFull};
+use super::{NoRoom, Replica, ReplicaFull};
 use crate::clock::Now;
 use crate::grant::Grant;
 use crate::lock::{Lock, LockTarget};
@@ -303,6 +303,14 @@ impl Replica {
             }
             changed.await;
         }
+    }
+
+    /// Whether one more lock would be within the limit.
+    ///
+    /// # Errors
+    /// It would not.
+    pub fn check_room_for_lock(&self) -> Result<(), NoRoom> {
+        if self.lock_count() < MAX_LOCKS { Ok(()) } else { Err(NoRoom::ForLocks(MAX_LOCKS)) }
     }
 
     #[must_use]

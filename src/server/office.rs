@@ -90,7 +90,7 @@ fn explainer(checker: Arc<Checker>) -> Explain {
 }
 
 /// Reflection for clients such as grpcurl: our own API. Envoy's protos come without descriptors.
-fn reflection()
+pub fn reflection()
 -> tonic_reflection::server::v1::ServerReflectionServer<impl tonic_reflection::server::v1::ServerReflection> {
     let builder = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(v1::DESCRIPTORS)

@@ -22,7 +22,8 @@ use tonic::transport::server::Connected;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
 use super::keeper::Turn;
-use super::{reflection, wait_until_stopped};
+use super::office::reflection;
+use super::wait_until_stopped;
 use crate::authz::{Checker, GuardedService, LiveRules};
 use crate::config::Config;
 use crate::policy;

@@ -44,7 +44,8 @@ impl Instance {
     fn start(redis: &Redis, policies: &str) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         let names: Vec<String> = (0..REVIEWERS).map(|index| format!("lead-{index}")).collect();
-        let mut people: Vec<(&str, &[&str])> = names.iter().map(|name| (name.as_str(), &["leads"][..])).collect();
+        let mut people: Vec<(&str, &[&str])> =
+            names.iter().map(|name| (name.as_str(), &["leads"][..])).collect();
         let asking: Vec<String> = (0..REQUESTS).map(|index| format!("dev-{index}")).collect();
         people.extend(asking.iter().map(|name| (name.as_str(), &["dev"][..])));
         write_tokens(&dir.path().join("data/tokens.yaml"), &people);
@@ -71,7 +72,11 @@ impl Instance {
     }
 }
 
-async fn ask(client: &mut RequestServiceClient<Channel>, index: usize, round: u64) -> Option<v1::AccessRequest> {
+async fn ask(
+    client: &mut RequestServiceClient<Channel>,
+    index: usize,
+    round: u64,
+) -> Option<v1::AccessRequest> {
     let asked = v1::CreateAccessRequest {
         entitlement: "orders".to_owned(),
         request_id: format!("round-{round}-{index}"),
@@ -81,16 +86,25 @@ async fn ask(client: &mut RequestServiceClient<Channel>, index: usize, round: u6
 }
 
 /// What somebody does, again for as long as nobody can know whether it was done.
-async fn act(mut client: RequestServiceClient<Channel>, mut random: Random, ids: Arc<Vec<String>>, round: u64) {
+async fn act(
+    mut client: RequestServiceClient<Channel>,
+    mut random: Random,
+    ids: Arc<Vec<String>>,
+    round: u64,
+) {
     let index = random.below(REQUESTS as u64) as usize;
     let id = ids[index].clone();
     let lead = format!("lead-{}", random.below(REVIEWERS as u64));
     let reason = String::new();
     // What is refused is refused: somebody else was first.
     match random.below(10) {
-        0..=5 => drop(client.approve_request(by(&lead, v1::ApproveAccessRequest { id, reason, duration: None })).await),
+        0..=5 => drop(
+            client.approve_request(by(&lead, v1::ApproveAccessRequest { id, reason, duration: None })).await,
+        ),
         6 => drop(client.deny_request(by(&lead, v1::DenyAccessRequest { id, reason })).await),
-        7 => drop(client.withdraw_request(by(&format!("dev-{index}"), v1::WithdrawAccessRequest { id })).await),
+        7 => {
+            drop(client.withdraw_request(by(&format!("dev-{index}"), v1::WithdrawAccessRequest { id })).await)
+        }
         _ => drop(ask(&mut client, index, round).await),
     }
 }
@@ -130,18 +144,27 @@ impl Truth {
         let mut held = BTreeSet::new();
         for (id, request) in &self.requests {
             let of = |kind: &str| {
-                self.events.iter().filter(|event| event["request"] == id.as_str() && event["type"] == kind).count()
+                self.events
+                    .iter()
+                    .filter(|event| event["request"] == id.as_str() && event["type"] == kind)
+                    .count()
             };
             let state = request["state"].as_str().unwrap();
             let outcomes = ["request.approved", "request.denied", "request.withdrawn"].map(of);
-            assert_eq!(outcomes.iter().sum::<usize>(), usize::from(state != "pending"), "{id} is {state}: {outcomes:?}");
+            assert_eq!(
+                outcomes.iter().sum::<usize>(),
+                usize::from(state != "pending"),
+                "{id} is {state}: {outcomes:?}"
+            );
             assert_eq!(of("request.created"), 1);
             assert_eq!(of("grant.created"), usize::from(state == "approved"));
-            let approved: BTreeSet<&str> = reviews(request).filter(|(_, said)| *said == "approved").map(|(by, _)| by).collect();
+            let approved: BTreeSet<&str> =
+                reviews(request).filter(|(_, said)| *said == "approved").map(|(by, _)| by).collect();
             assert_eq!(reviews(request).count(), of("request.reviewed"), "{id}: a review is lost or doubled");
             assert!(state != "approved" || approved.len() == 2, "{id}: {approved:?}");
             assert!(state != "pending" || approved.len() < 2, "{id}: {approved:?}");
-            let grants: Vec<_> = self.grants.iter().filter(|(_, grant)| grant["request"] == id.as_str()).collect();
+            let grants: Vec<_> =
+                self.grants.iter().filter(|(_, grant)| grant["request"] == id.as_str()).collect();
             assert_eq!(grants.len(), usize::from(state == "approved"), "{id} is {state}");
             for (grant, record) in grants {
                 assert_eq!(request["grant"], grant.as_str());
@@ -197,7 +220,10 @@ async fn every_request_has_one_outcome_whoever_is_killed() {
             println!("desk: {} rounds", round + 1);
         }
     }
-    println!("desk: {} rounds of {ACTORS} actors on {REQUESTS} requests, an instance killed in each", rounds());
+    println!(
+        "desk: {} rounds of {ACTORS} actors on {REQUESTS} requests, an instance killed in each",
+        rounds()
+    );
 }
 
 /// Seeds that lie side by side must not begin alike.

@@ -96,7 +96,8 @@ async fn keeps_everything_it_is_given() {
     };
     let created = api.create(whole.clone(), 60).await.unwrap();
     assert!(created.expires_at.is_some());
-    assert_eq!(v1::Grant { expires_at: None, ..created.clone() }, whole);
+    let given = v1::Grant { expires_at: None, create_time: None, state: 0, ..created.clone() };
+    assert_eq!((given, created.state()), (whole, v1::GrantState::Active));
     let get = api.request(v1::GetGrantRequest { id: "whole".into() });
     assert_eq!(api.client.get_grant(get).await.unwrap().into_inner(), created);
 }

@@ -17,6 +17,7 @@ use crate::support::random::Random;
 use crate::support::redis::{Cluster, Flavour, Redis};
 use crate::support::request::ALICES_GRANT;
 
+const LOCK: &str = "{\"v\":1,\"everything\":true,\"message\":\"m\"}";
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Runs a test on each store.
@@ -114,7 +115,7 @@ fn everything() -> Vec<Write> {
         Write::NotDue("expire:old".to_owned()),
         Write::Grant { id: "g".parse().unwrap(), record: ALICES_GRANT.to_owned(), ttl: MINUTE },
         Write::EndGrant("old".parse().unwrap()),
-        Write::Lock { id: "l".parse().unwrap(), record: "{}".to_owned(), ttl: MINUTE },
+        Write::Lock { id: "l".parse().unwrap(), record: LOCK.to_owned(), ttl: MINUTE },
         Write::EndLock("old".parse().unwrap()),
     ]
 }
@@ -125,7 +126,7 @@ async fn prepare(store: &Store) {
         put("old", "before"),
         enter(Index::Requests, "old", Some(KEEP)),
         Write::Due { what: "expire:old".to_owned(), at: "2998-01-01T00:00:00Z".parse().unwrap() },
-        Write::Lock { id: "old".parse().unwrap(), record: "{}".to_owned(), ttl: MINUTE },
+        Write::Lock { id: "old".parse().unwrap(), record: LOCK.to_owned(), ttl: MINUTE },
     ];
     make(store, writes).await.unwrap();
 }
@@ -149,7 +150,7 @@ async fn is_all_done(store: &Store) {
     let rows = [row("r"), Row::new(Table::Calls, "c"), Row::new(Table::Locks, "l"), row("old")];
     let Look { head, values, .. } = store.look(&rows).await.unwrap();
     let text = |text: &str| Some(text.to_owned());
-    assert_eq!((head.number, values), (3, vec![text("new"), text("v"), text("{}"), None]));
+    assert_eq!((head.number, values), (3, vec![text("new"), text("v"), text(LOCK), None]));
     assert!(value(store, Row::new(Table::Grants, "g")).await.unwrap().contains("user:alice"));
     assert_eq!(value(store, Row::new(Table::Grants, "old")).await, None);
     assert_eq!(value(store, Row::new(Table::Locks, "old")).await, None);
@@ -269,7 +270,7 @@ async fn what_is_kept_for_a_time_goes(opened: Opened) {
         enter(mine(), "ever", None),
         enter(Index::Pending, "short", short),
         enter(Index::Register, "longer", short),
-        Write::Lock { id: "l".parse().unwrap(), record: "{}".to_owned(), ttl: Duration::from_millis(300) },
+        Write::Lock { id: "l".parse().unwrap(), record: LOCK.to_owned(), ttl: Duration::from_millis(300) },
     ];
     make(store, writes).await.unwrap();
     let rows = [row("short"), row("long"), row("ever"), Row::new(Table::Locks, "l")];
@@ -484,9 +485,12 @@ async fn locks_are_rows_to_look_at(opened: Opened) {
     let store = &opened.store;
     let id = || "l".parse().unwrap();
     let lock = |record: &str| Write::Lock { id: id(), record: record.to_owned(), ttl: MINUTE };
-    make(store, vec![lock("{\"a\":1}")]).await.unwrap();
-    make(store, vec![lock("{\"a\":2}")]).await.unwrap();
-    assert_eq!(value(store, Row::new(Table::Locks, "l")).await.as_deref(), Some("{\"a\":2}"));
+    make(store, vec![lock(LOCK)]).await.unwrap();
+    make(store, vec![lock(&LOCK.replace("\"m\"", "\"n\""))]).await.unwrap();
+    assert_eq!(
+        value(store, Row::new(Table::Locks, "l")).await.as_deref(),
+        Some(LOCK.replace("\"m\"", "\"n\"").as_str())
+    );
     make(store, vec![Write::EndLock(id())]).await.unwrap();
     assert_eq!(value(store, Row::new(Table::Locks, "l")).await, None);
 }
@@ -671,7 +675,7 @@ async fn what_takes_access_away_needs_no_memory() {
     is_as_before(store).await;
     assert!(is_done(&store.commit(change(&seen, everything())).await.unwrap()));
     is_all_done(store).await;
-    let lock = Write::Lock { id: "next".parse().unwrap(), record: "{}".to_owned(), ttl: MINUTE };
+    let lock = Write::Lock { id: "next".parse().unwrap(), record: LOCK.to_owned(), ttl: MINUTE };
     make(store, vec![lock]).await.unwrap();
 }
 

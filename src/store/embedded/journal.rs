@@ -243,6 +243,9 @@ impl EmbeddedStore {
         }
         let _order = self.commit_order.lock().unwrap_or_else(PoisonError::into_inner);
         for change in &changes {
+            if let Change::Locked(_) = change {
+                self.around.replica.check_room_for_lock()?;
+            }
             let Change::Given(grant) = change else { continue };
             let held = self.around.replica.get(grant.id.as_str());
             if held.is_none_or(|held| held.subject != grant.subject) {

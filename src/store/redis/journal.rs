@@ -142,11 +142,17 @@ impl RedisStore {
         outcome
     }
 
-    /// What can be known before the store is asked: that each is a grant, that there is room, that the id is new.
+    /// What can be known before the store is asked: that each is a grant or a lock, that there is room, that the id is new.
     async fn check_grants(&self, commit: &Commit) -> Result<(), StoreError> {
         for write in &commit.writes {
+            let read_at = |ttl: &Duration| ReadAt { sent: self.around.clock.now(), ttl: Ttl::Left(*ttl) };
+            if let Write::Lock { id, record, ttl } = write {
+                let lock = record::decode_lock(id.as_str(), record.as_bytes(), read_at(ttl));
+                lock.map_err(StoreError::Invalid)?;
+                self.around.replica.check_room_for_lock()?;
+            }
             let Write::Grant { id, record, ttl } = write else { continue };
-            let read_at = ReadAt { sent: self.around.clock.now(), ttl: Ttl::Left(*ttl) };
+            let read_at = read_at(ttl);
             let grant = record::decode(id.as_str(), record.as_bytes(), read_at, self.around.max_ttl)
                 .map_err(StoreError::Invalid)?;
             // Ids are never reused: the ledger would revoke the second of that name after the next failover.

@@ -146,6 +146,13 @@ impl Redis {
     }
 
     /// A field of INFO; empty also while the server cannot be asked.
+    /// Documents of the journal's events, in their order.
+    pub fn events(&self) -> Vec<String> {
+        type Entry = (String, std::collections::BTreeMap<String, String>);
+        let entries: Vec<Entry> = self.query(redis::cmd("XRANGE").arg("{jit}:events").arg("-").arg("+"));
+        entries.into_iter().map(|(_, mut fields)| fields.remove("document").unwrap()).collect()
+    }
+
     pub fn info(&self, name: &str) -> String {
         let asked = self.try_connect().and_then(|mut connection| redis::cmd("INFO").query(&mut connection));
         let info: String = asked.unwrap_or_default();
