@@ -9,7 +9,7 @@
 set -euo pipefail
 
 daypass=$(realpath "$1")
-schemathesis=$2
+schemathesis=$(realpath -s "$2")
 seconds=$3
 shift 3
 
@@ -32,6 +32,8 @@ if [ -z "$api" ]; then
     exit 1
 fi
 
+# It keeps what it found in the directory it is called from.
+cd "$dir"
 status=0
 "$schemathesis" run "http://$api/v1/openapi.json" \
     --header "authorization: Bearer $(cat "$dir/data/token")" \

@@ -1,7 +1,7 @@
 //! The OpenAPI 3.1 document of the API, from the same descriptors as the routes; words are the comments of `proto/`.
 //!
-//! Must stay honest: what a schema allows is read, and what it does not is refused. Two things are read besides, and
-//! said in the document: fields by their names in `proto/`, and whole numbers written as `7.0`.
+//! Must stay honest: what a schema allows is read, and what it does not is refused. One thing is read besides, and
+//! said in the document: fields by their names in `proto/`.
 
 use std::collections::BTreeMap;
 
