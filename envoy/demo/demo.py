@@ -2,14 +2,16 @@
 
     python3 envoy/demo/demo.py --daypass PATH --envoy PATH [--redis-server PATH]
 
-Starts an upstream, daypass and Envoy on free ports, and walks through the life of two grants. Exit status 0 if
-every step went as it should. With --redis-server the grants live in a Redis of its own, and are written the way any
-program may write them: SET and DEL.
+Starts an upstream, daypass and Envoy on free ports, and walks through the life of access: asked for, agreed to, used and
+given back, with the command line and by HTTP and JSON; and of a grant that runs out. Exit status 0 if every step went as
+it should. With --redis-server all of it lives in a Redis of its own, and the last grant is written the way any program may
+write one: SET and DEL.
 """
 
 import argparse
 import http.client
 import json
+import os
 import re
 import shutil
 import socket
@@ -24,7 +26,11 @@ import demo_token as tokens  # noqa: E402  (ours, beside this file)
 
 ENVOY_CONFIG = Path(__file__).parent.parent / "envoy.yaml"
 ECHO = Path(__file__).parent / "echo.py"
+ENTITLEMENTS = Path(__file__).parent.parent.parent / "policies" / "entitlements.yaml"
+ENTITLEMENT = "orders-db-read"
 SUBJECT = "alice@corp"
+# Who they are, and their groups; the entitlement names the groups.
+PEOPLE = {"alice": (SUBJECT, "engineering"), "bob": ("bob@corp", "orders-team")}
 HOST = "orders.example"
 START_SECONDS = 30
 # How long a change may take to show. It takes milliseconds; a busy machine may need more to run us at all.
@@ -46,6 +52,7 @@ class Demo:
         self.processes: list[subprocess.Popen] = []
         self.ports: dict[str, int] = {}
         self.step_number = 0
+        self.api_tokens: dict[str, str] = {}
 
     # -- what is running
 
@@ -80,10 +87,12 @@ class Demo:
             store = f"unix://{socket_path}"
         log = self.start("daypass", [
             self.daypass, "serve", "--data-dir", str(self.directory / "data"), "--store", store,
-            "--listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0",
+            "--policy", str(ENTITLEMENTS), "--listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0",
         ])  # fmt: skip
         for name in ("check", "api", "ops"):
             self.ports[name] = int(self.wait_for(log, rf"listening .*{name}=127\.0\.0\.1:(\d+)"))
+        for name, (user, group) in PEOPLE.items():
+            self.api_tokens[name] = self.new_token(user, group)
         self.ports["ingress"], self.ports["admin"] = free_port(), free_port()
         tokens.key(self.directory)
         config = self.directory / "envoy.yaml"
@@ -91,6 +100,11 @@ class Demo:
         log = self.start("envoy", [self.envoy, "-c", str(config), "--use-dynamic-base-id", "--concurrency", "1", "-l", "warning"])
         wait_until("Envoy", lambda: request_status(self.ports["ingress"], "/", {}) is not None, self.log_tail("envoy"), self.last_has_ended)
         wait_until("daypass", lambda: request_status(self.ports["ops"], "/readyz", {}) == 200, self.log_tail("daypass"))
+
+    def new_token(self, user: str, group: str) -> str:
+        command = ["token", "create", "--principal", f"user:{user}", "--group", f"group:{group}"]
+        command = [self.daypass, *command, "--data-dir", str(self.directory / "data")]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     def envoy_config(self) -> str:
         """The configuration of the repository, with this run's ports and keys."""
@@ -146,27 +160,37 @@ class Demo:
     def create(self, path: str, seconds: int) -> str:
         if self.redis_server:
             return self.set_grant(path, seconds)
-        arguments = [
+        return self.cli(None, [
             "grant", "create", "--subject", f"user:{SUBJECT}", "--host", HOST, "--method", "GET", "--path", path,
             "--ttl", f"{seconds}s", "--ticket", "OPS-42",
-        ]  # fmt: skip
-        return self.run_cli(arguments).split()[1]
+        ]).split()[1]  # fmt: skip
 
-    def revoke(self, grant: str) -> None:
-        if self.redis_server:
-            self.redis(["DEL", f"{{jit}}:grant:{grant}"])
-        else:
-            self.run_cli(["grant", "revoke", grant])
-
-    def run_cli(self, arguments: list[str]) -> str:
-        shown = " ".join(f"'{word}'" if "*" in word else word for word in arguments)
-        print(f"   $ daypass {shown}")
-        where = ["--api", f"http://127.0.0.1:{self.ports['api']}", "--data-dir", str(self.directory / "data")]
-        result = subprocess.run([self.daypass, *arguments, *where], capture_output=True, text=True, check=False)
-        print(f"   {(result.stdout + result.stderr).strip()}")
-        if result.returncode != 0:
-            raise Failure("the command failed")
+    def cli(self, who: str | None, arguments: list[str], fails: str = "") -> str:
+        """Runs as one of the people, or as the administrator. With `fails`, it must, and say that."""
+        shown = " ".join(f"'{word}'" if re.search(r"[ *]", word) else word for word in arguments)
+        print(f"   {who or 'admin'}$ daypass {shown}")
+        environment = os.environ | {"DAYPASS_API": f"http://127.0.0.1:{self.ports['api']}", "XDG_CONFIG_HOME": str(self.directory)}
+        environment |= {"DAYPASS_TOKEN": self.api_tokens[who]} if who else {"DAYPASS_DATA_DIR": str(self.directory / "data")}
+        result = subprocess.run([self.daypass, *arguments], capture_output=True, text=True, check=False, env=environment)
+        output = (result.stdout + result.stderr).strip()
+        print("   " + output.replace("\n", "\n   "))
+        if (result.returncode != 0) != bool(fails) or fails not in output:
+            raise Failure(f"expected the command to fail and say {fails!r}" if fails else "the command failed")
         return result.stdout
+
+    def rest(self, who: str, method: str, path: str, body: dict | None = None) -> dict:
+        """The same API, as anything that speaks HTTP and JSON would call it."""
+        text = json.dumps(body or {})
+        print(f"   {who}$ curl -H \"authorization: Bearer $TOKEN\" --json '{text}' http://.../{path.lstrip('/')}")
+        headers = {"authorization": f"Bearer {self.api_tokens[who]}", "content-type": "application/json"}
+        connection = http.client.HTTPConnection("127.0.0.1", self.ports["api"], timeout=5)
+        connection.request(method, path, body=text, headers=headers)
+        response = connection.getresponse()
+        answer = response.read().decode()
+        print(f"   {response.status} {answer.strip()}")
+        if response.status != 200:
+            raise Failure("the call failed")
+        return json.loads(answer)
 
     def set_grant(self, path: str, seconds: int) -> str:
         grant = f"demo-{self.step_number}"
@@ -191,24 +215,50 @@ class Demo:
             raise Failure("Redis refused")
 
     def walk(self) -> None:
-        alice = tokens.token(self.directory, SUBJECT, ["dev"])
+        alice = tokens.token(self.directory, SUBJECT, ["engineering"])
         self.say("Nobody: Envoy's jwt_authn turns the request away before anybody is asked.")
         self.request("/db/orders", 401, "Jwt is missing")
-        self.say("Alice has a valid token, and no grant. daypass denies, and says why.")
-        self.request("/db/orders", 403, '"reason":"no_grant"', alice)
-        self.say("Alice is given GET on /db/** of this host, for 30 seconds.")
-        grant = self.create("/db/**", 30)
+        self.say("Alice has a valid token, and no grant. daypass denies, and says how to ask for this very request.")
+        self.request("/db/orders", 403, f"daypass request create {ENTITLEMENT}", alice)
+        self.by_command_line(alice)
+        self.by_http(alice)
+        self.say("Every step is on record, numbered and chained; whoever changes one is found out.")
+        self.cli(None, ["audit", "verify"])
+        self.that_runs_out(alice)
+
+    def by_command_line(self, alice: str) -> None:
+        self.say("Alice asks.")
+        asked = ["request", "create", ENTITLEMENT, "--for", "15m", "--reason", "customer 4711 misses an order", "--no-wait", "--json"]
+        request = json.loads(self.cli("alice", asked))["id"]
+        self.say("She cannot agree to it herself.")
+        self.cli("alice", ["request", "approve", request], fails="own")
+        self.say("Bob can, and gives her ten minutes.")
+        self.cli("bob", ["request", "ls", "--reviewable"])
+        self.cli("bob", ["request", "approve", request, "--for", "10m", "--reason", "go ahead"])
+        grant = json.loads(self.cli("alice", ["request", "show", request, "--json"]))["grant"]
         self.say("The same request passes, and the upstream is told under which grant and until when.")
         self.request("/db/orders", 200, grant, alice, patience=SETTLE_SECONDS)
-        self.say("Another path is still denied.")
+        self.say("Another path is still denied, and so is the same path in disguise.")
         self.request("/admin", 403, '"reason":"not_covered"', alice)
-        self.say("So is the same path in disguise.")
         self.request("/db/%2e%2e/admin", 403, '"reason":"not_covered"', alice)
-        self.say("The grant is revoked before its time.")
-        self.revoke(grant)
-        self.say("The request is denied again.")
+        self.say("She gives it back.")
+        self.cli("alice", ["grant", "drop", grant])
         self.request("/db/orders", 403, '"reason":"no_grant"', alice, patience=SETTLE_SECONDS)
-        self.say("A second grant, for 2 seconds.")
+
+    def by_http(self, alice: str) -> None:
+        self.say("The same by HTTP and JSON: asked ...")
+        asked = {"entitlement": ENTITLEMENT, "duration": "900s", "justification": "customer 4711 misses an order"}
+        request = self.rest("alice", "POST", "/v1/requests", asked)["id"]
+        self.say("... approved ...")
+        grant = self.rest("bob", "POST", f"/v1/requests/{request}:approve", {"reason": "go ahead"})["grant"]
+        self.say("... used ...")
+        self.request("/db/orders", 200, grant, alice, patience=SETTLE_SECONDS)
+        self.say("... and given back.")
+        self.rest("alice", "POST", f"/v1/grants/{grant}:relinquish")
+        self.request("/db/orders", 403, '"reason":"no_grant"', alice, patience=SETTLE_SECONDS)
+
+    def that_runs_out(self, alice: str) -> None:
+        self.say("An administrator gives a grant without a request, for 2 seconds.")
         grant = self.create("/db/**", 2)
         created = time.monotonic()
         self.request("/db/orders", 200, grant, alice, patience=SETTLE_SECONDS)

@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use super::{Tokens, TokensError, file};
 
 /// Between two looks at the file.
-const PERIOD: Duration = Duration::from_secs(2);
+const PERIOD: Duration = Duration::from_millis(500);
 
 pub struct LiveTokens {
     path: PathBuf,
