@@ -120,7 +120,8 @@ impl Answer {
 }
 
 async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, headers: &[(&str, &str)]) -> Answer {
-    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let headers = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
+    let headers = headers.collect::<Vec<_>>().concat();
     let request = format!("GET /v1/grants HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut text = Vec::new();
@@ -205,9 +206,9 @@ async fn tokens_of_an_issuer() {
 
     let header = json!({"alg": "ES256", "kid": "a"});
     let hmac = |secret: &[u8]| {
-        let signed = unsigned(&json!({"alg": "HS256", "kid": "a"}), &claims(&json!({})));
+        let input = unsigned(&json!({"alg": "HS256", "kid": "a"}), &claims(&json!({})));
         let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret);
-        format!("{signed}.{}", BASE64URL_NOPAD.encode(ring::hmac::sign(&key, signed.as_bytes()).as_ref()))
+        format!("{input}.{}", BASE64URL_NOPAD.encode(ring::hmac::sign(&key, input.as_bytes()).as_ref()))
     };
     let none = unsigned(&json!({"alg": "none"}), &claims(&json!({})));
     let other_claims = |token: &str| {
