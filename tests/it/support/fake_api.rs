@@ -39,6 +39,7 @@ pub struct Desk {
     next: u64,
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "times are optional in messages")]
 pub fn now_plus(seconds: i64) -> Option<prost_types::Timestamp> {
     let now = prost_types::Timestamp::from(SystemTime::now());
     Some(prost_types::Timestamp { seconds: now.seconds + seconds, nanos: now.nanos })
@@ -439,7 +440,7 @@ impl GrantService for Service {
             let id = desk.pending(caller, &grant.entitlement);
             let request = desk.requests.get_mut(&id).unwrap();
             request.set_kind(v1::RequestKind::Extension);
-            request.grant = grant.id.clone();
+            request.grant.clone_from(&grant.id);
             request.duration = message.duration;
             Ok(v1::ExtendGrantResponse { grant: Some(grant), request: Some(request.clone()) })
         })
