@@ -499,11 +499,15 @@ not_visible(thing) := sprintf("this %s is seen by those who have to do with it, 
 # Terms.
 
 terms := approval_terms if {
-	action in {"request.create", "request.approve", "grant.start", "grant.extend"}
+	needs_approval
 } else := {"ttl_s": min([object.get(input.request, "duration_s", limit), limit])} if {
 	action == "break_glass"
 	limit := entitlement.break_glass.max_ttl_s
-} else := {}
+} else := {} if {
+	not needs_approval
+}
+
+needs_approval if action in {"request.create", "request.approve", "grant.start", "grant.extend"}
 
 approval_terms := {
 	"approvals_required": entitlement.approvals,

@@ -258,8 +258,8 @@ test_what_needs_nobody_is_approved_at_once if {
 }
 
 test_how_many_must_agree_is_known if {
-	said("request.create", alice, about(request, object.remove(entitlement, ["approvals"]))).allowed == false
-	said("request.create", alice, with_entitlement({"approvals": -1})).allowed == false
+	not allowed("request.create", alice, about(request, object.remove(entitlement, ["approvals"])))
+	not allowed("request.create", alice, with_entitlement({"approvals": -1}))
 }
 
 # Deciding.
