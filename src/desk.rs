@@ -51,6 +51,8 @@ pub const MAX_START_AHEAD: Duration = Duration::from_secs(7 * 24 * 3600);
 pub const MAX_TEXT_BYTES: usize = 4096;
 /// Pending requests of one requester. More is a loop, not a person.
 const MAX_PENDING: usize = 100;
+/// Between looks of somebody who watches while nothing happens.
+const MOVED_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a `request_id` is remembered: longer than any client repeats a call.
 const CALL_MEMORY: Duration = Duration::from_secs(24 * 3600);
 
@@ -117,9 +119,11 @@ impl Desk {
         Self { store, replica, admission, limits, turn: Semaphore::new(1) }
     }
 
-    /// Returns when the journal has more than this many events.
+    /// Returns when the journal has more than this many events, or after some time: a store that lost its last events
+    /// gets past the number again only later, and has changed all the same.
     pub async fn moved(&self, past: u64) {
-        self.store.moved(past).await;
+        // That nothing happened is no error: whoever waits looks again.
+        let _ = tokio::time::timeout(MOVED_PATIENCE, self.store.moved(past)).await;
     }
 }
 

@@ -273,7 +273,7 @@ impl Listeners {
         let api = self.api.as_ref().map(TcpListener::local_addr).transpose()?;
         tracing::info!(
             check = %self.check.address(),
-            api = api.map_or_else(|| "off".to_owned(), |address| address.to_string()),
+            api = %api.map_or_else(|| "off".to_owned(), |address| address.to_string()),
             ops = %self.ops.local_addr()?,
             data_dir = %config.data_dir.display(),
             max_staleness = ?staleness(&config.store),

@@ -93,6 +93,8 @@ class Demo:
             self.ports[name] = int(self.wait_for(log, rf"listening .*{name}=127\.0\.0\.1:(\d+)"))
         for name, (user, group) in PEOPLE.items():
             self.api_tokens[name] = self.new_token(user, group)
+        # The server looks at the file of tokens twice a second.
+        wait_until("the API's tokens", lambda: self.api_status("bob", "/v1/caller") == 200, self.log_tail("daypass"))
         self.ports["ingress"], self.ports["admin"] = free_port(), free_port()
         tokens.key(self.directory)
         config = self.directory / "envoy.yaml"
@@ -177,6 +179,9 @@ class Demo:
         if (result.returncode != 0) != bool(fails) or fails not in output:
             raise Failure(f"expected the command to fail and say {fails!r}" if fails else "the command failed")
         return result.stdout
+
+    def api_status(self, who: str, path: str) -> int | None:
+        return request_status(self.ports["api"], path, {"authorization": f"Bearer {self.api_tokens[who]}"})
 
     def rest(self, who: str, method: str, path: str, body: dict | None = None) -> dict:
         """The same API, as anything that speaks HTTP and JSON would call it."""

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::admission::{Admission, Admitted, Terms};
 use super::model::{Registered, Request, seconds, set};
@@ -114,7 +115,7 @@ impl Asking<'_> {
     }
 
     fn decide(&self, action: Action, about: About<'_>) -> Result<Admitted, DeskError> {
-        let decided = self.admission.decide(self.question(action, about));
+        let decided = beside_others(|| self.admission.decide(self.question(action, about)));
         decided.map_err(|error| {
             tracing::error!(action = action.as_str(), "the admission policy failed: {error}");
             DeskError::Admission(error)
@@ -142,6 +143,16 @@ impl Asking<'_> {
         set(&mut question, "target", about.target);
         set(&mut question, "event", about.event);
         question
+    }
+}
+
+/// Policy may take its whole time limit, for which nothing else on this thread may wait: the heartbeat of the store's
+/// session least of all.
+fn beside_others<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        // A runtime of one thread is a test's.
+        _ => work(),
     }
 }
 

@@ -63,7 +63,7 @@ impl Instance {
     }
 
     fn kill_and_restart(&mut self) {
-        self.running.process.signal("KILL");
+        self.running.process.signal("-KILL");
         self.running = Self::run(&self.dir, &self.args);
     }
 

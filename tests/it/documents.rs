@@ -10,7 +10,7 @@ use daypass::store::record::{ReadAt, Ttl, decode, decode_lock};
 use crate::support::daypass::{Daypass, run, write_file};
 use crate::support::redis::{Redis, Sentinel};
 use crate::support::request::{ALICES_GRANT, alice, reason};
-use crate::support::wait_for;
+use crate::support::{tool, wait_for};
 
 fn document(name: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name)).unwrap()
@@ -169,4 +169,33 @@ fn recipes_pass_their_tests() {
         );
     }
     assert!(recipes >= 6);
+}
+
+/// The README's story, with the command line and with curl, as it is printed there.
+#[test]
+fn the_story_of_the_readme_goes_as_printed() {
+    let (Some(_), Some(_)) = (tool("curl"), tool("jq")) else { return };
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let blocks = blocks(&readme, "sh");
+    let story: String = blocks.iter().flat_map(|block| [block.as_str(), "\n"]).collect();
+    assert!(story.contains("request approve") && story.contains("curl"), "{story}");
+    let entitlements = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies/entitlements.yaml");
+    let daypass = Daypass::start(&["--policy", entitlements.to_str().unwrap()]);
+    let serve = "target/release/daypass serve --policy policies/entitlements.yaml &\n";
+    assert!(story.contains(serve));
+    let story = story.replace(serve, "").replace("target/release/daypass", env!("CARGO_BIN_EXE_daypass"));
+    let story = story.replace("http://127.0.0.1:9292", &format!("http://{}", daypass.api));
+    let output = std::process::Command::new("bash")
+        .args(["-euo", "pipefail", "-c", &story])
+        .env("DAYPASS_API", format!("http://{}", daypass.api))
+        .env("DAYPASS_DATA_DIR", daypass.data_dir())
+        .env("XDG_CONFIG_HOME", daypass.dir.path())
+        .output()
+        .unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{out}{err}");
+    // Both stories were allowed in between, and gave back what they had.
+    assert!(out.contains("allowed") && out.contains(r#""allowed":true"#), "{out}");
+    let ended = daypass.grant(&["ls", "--all", "--json"]).unwrap();
+    assert_eq!(ended.matches("RELINQUISHED").count(), 2, "{ended}");
 }

@@ -170,7 +170,7 @@ mod tests {
             (br#""\ud800""#, "hex escape"),
             (b"\xef\xbb\xbf{}", "expected value"),
             (b"{\"a\":NaN}", "expected value"),
-            (b"[01]", "expected"),
+            (b"[01]", "number"),
             (br#"{"$serde_json::private::Number":{}}"#, "invalid type"),
         ] {
             let error = read(text).unwrap_err().to_string();
