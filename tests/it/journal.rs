@@ -103,7 +103,7 @@ async fn verified(store: &Store) -> Vec<StoredEvent> {
 }
 
 /// One of every kind of write.
-fn everything() -> Vec<Write> {
+pub fn everything() -> Vec<Write> {
     vec![
         put("r", "new"),
         Write::Put { row: Row::new(Table::Calls, "c"), value: "v".to_owned(), keep: Some(MINUTE) },
