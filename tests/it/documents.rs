@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use daypass::clock::Clock;
 use daypass::config::{Config, ServeArgs};
+use daypass::store::journal::Index;
 use daypass::store::record::{ReadAt, Ttl, decode, decode_lock};
 
+use crate::journal::everything;
 use crate::support::daypass::{Daypass, run, write_file};
+use crate::support::journal::{Opened, make};
 use crate::support::redis::{Redis, Sentinel};
 use crate::support::request::{ALICES_GRANT, alice, reason};
-use crate::support::{tool, wait_for};
+use crate::support::{PATIENCE, tool, wait_for};
 
 fn document(name: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name)).unwrap()
@@ -106,15 +109,26 @@ fn as_user(redis: &Redis, name: &str, nth: usize) -> String {
     format!("redis://{name}:password@127.0.0.1:{}", redis.port)
 }
 
-#[test]
-fn the_acl_of_the_grant_api_is_enough() {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_acl_of_the_grant_api_is_enough() {
     let Some(redis) = Redis::start(&[]) else { return };
-    let daypass = Daypass::start(&["--store", &as_user(&redis, "api", 1)]);
+    let url = as_user(&redis, "api", 1);
+    let daypass = Daypass::start(&["--store", &url]);
     wait_for("the first copy", || (daypass.ops("/readyz").0 == 200).then_some(()));
     daypass.grant(&["create", "--id", "g1", "--subject", "user:alice", "--ttl", "1m"]).unwrap();
     assert!(daypass.grant(&["ls"]).unwrap().contains("g1"));
     daypass.grant(&["revoke", "g1"]).unwrap();
     assert!(redis.events().last().unwrap().contains("grant.revoked"));
+    // And for everything that the journal does.
+    let Opened { store, .. } = Opened::at(&url);
+    let before = redis.events().len() as u64;
+    for _ in 0..2 {
+        make(&store, everything()).await.unwrap();
+    }
+    assert_eq!(store.scan(&Index::Pending, None, 9).await.unwrap().len(), 1);
+    assert_eq!(store.events(before, 9).await.unwrap().len(), 2);
+    assert!(store.due(9).await.unwrap().next.is_some());
+    tokio::time::timeout(PATIENCE, store.moved(before)).await.unwrap();
 }
 
 /// A sidecar lives on the permissions that the document lists, and cannot give access with them.

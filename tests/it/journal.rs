@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use daypass::clock::Clock;
 use daypass::replica::Staleness;
 use daypass::store::journal::{
-    Commit, GENESIS, Head, Index, KEEP, Look, MAX_DOCUMENT_BYTES, Outcome, Row, StoredEvent, Table, Write,
-    chain,
+    Commit, GENESIS, Head, Index, KEEP, Look, MAX_DOCUMENT_BYTES, MAX_EVENTS, Outcome, Row, StoredEvent,
+    Table, Write, chain,
 };
 use daypass::store::{EmbeddedStore, Store, StoreError};
 
@@ -57,6 +57,7 @@ on_every_store! {
     grants_are_given_extended_and_ended
     locks_are_rows_to_look_at
     what_no_journal_holds_is_refused
+    old_events_go
 }
 
 fn row(id: &str) -> Row {
@@ -103,7 +104,7 @@ async fn verified(store: &Store) -> Vec<StoredEvent> {
 }
 
 /// One of every kind of write.
-fn everything() -> Vec<Write> {
+pub fn everything() -> Vec<Write> {
     vec![
         put("r", "new"),
         Write::Put { row: Row::new(Table::Calls, "c"), value: "v".to_owned(), keep: Some(MINUTE) },
@@ -518,6 +519,25 @@ async fn what_no_journal_holds_is_refused(opened: Opened) {
     make(store, [many, vec![put("r", &largest)]].concat()).await.unwrap();
     assert_eq!(value(store, row("r")).await, Some(largest));
     assert_eq!(value(store, row("r9999")).await.as_deref(), Some("x"));
+}
+
+async fn old_events_go(opened: Opened) {
+    let store = &opened.store;
+    let mut total = 0;
+    while total < MAX_EVENTS + 10_000 {
+        let Look { head, .. } = store.look(&[]).await.unwrap();
+        let events = (0..11_000).map(|number| format!("{{\"n\":{total},\"of\":{number}}}")).collect();
+        let commit = Commit { events, ..change(&head, vec![]) };
+        assert!(is_done(&store.commit(commit).await.unwrap()));
+        total += 11_000;
+    }
+    let first = store.events(0, 1).await.unwrap().remove(0);
+    let kept = total - first.number + 1;
+    // A stream drops whole nodes of a hundred entries or so.
+    assert!((MAX_EVENTS..MAX_EVENTS + 1_000).contains(&kept), "{kept}");
+    let last = store.events(total - 2, 9).await.unwrap();
+    assert_eq!(last.iter().map(|event| event.number).collect::<Vec<_>>(), [total - 1, total]);
+    assert_eq!(last[1].hash, chain(&last[0].hash, &last[1].document));
 }
 
 #[tokio::test]

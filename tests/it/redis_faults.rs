@@ -124,6 +124,11 @@ async fn who_asked_for_a_lost_revocation_asks_again() {
         redis.run::<Option<String>>("GET {jit}:grant:g").is_none().then_some(())
     });
     assert_eq!(daypass.metric("daypass_revocations_reapplied_total"), 1);
+    wait_for("the event of it", || {
+        let events: redis::Value = redis.run("XRANGE {jit}:events - +");
+        let text = format!("{events:?}");
+        (text.contains("grant.revoked_again") && text.contains("2-0")).then_some(())
+    });
     let error =
         daypass.grant(&["create", "--id", "g", "--subject", "user:alice", "--ttl", "1h"]).unwrap_err();
     assert!(error.contains("ids are never used again"), "{error}");
