@@ -42,6 +42,7 @@ use crate::ops::{self, PolicyReport, Readiness};
 use crate::policy::{Fingerprint, LoadError};
 use crate::replica::{Replica, Staleness};
 use crate::store::{EmbeddedStore, Ledger, RedisStore, Store, StoreError, Surroundings};
+use crate::webhook::{WebhookError, Webhooks};
 
 pub use keeper::load as load_policy;
 
@@ -78,6 +79,8 @@ pub enum ServeError {
     Listen(#[from] ListenError),
     #[error("the API's TLS files cannot be used")]
     Tls(#[from] TlsError),
+    #[error(transparent)]
+    Webhook(#[from] WebhookError),
     #[error(transparent)]
     DecisionLog(#[from] OpenError),
     #[error(transparent)]
@@ -148,6 +151,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     vital.spawn(CHECK_WORKERS, workers.ended());
     vital.spawn_endless(Arc::clone(&parts.desk).keep_time());
     vital.spawn_endless(Arc::clone(&parts.gate).follow());
+    parts.webhooks.tasks().into_iter().for_each(|task| vital.spawn_endless(task));
     if let Some(tls) = &parts.tls {
         vital.spawn_endless(Arc::clone(tls).follow());
     }
@@ -203,6 +207,7 @@ struct Parts {
     store: Arc<Store>,
     desk: Arc<Desk>,
     gate: Arc<Gate>,
+    webhooks: Webhooks,
     tls: Option<Arc<LiveTls>>,
     readiness: Arc<Readiness>,
     log_writer: Option<JoinHandle<()>>,
@@ -250,6 +255,12 @@ impl Parts {
             Arc::clone(&admission),
             desk::Limits { max_grant_ttl: config.max_grant_ttl },
         ));
+        let webhooks = Webhooks::open(
+            config.webhooks.clone(),
+            Arc::clone(&store),
+            Arc::clone(&admission),
+            Arc::clone(&metrics),
+        )?;
         let checker = Arc::new(Checker {
             config: config.authz.clone(),
             rules: Arc::new(LiveRules::new(rules)),
@@ -260,7 +271,7 @@ impl Parts {
             clock: Clock::System,
             in_flight: AtomicUsize::new(0),
         });
-        Ok(Self { checker, admission, desk, store, gate, tls, readiness, log_writer, seen })
+        Ok(Self { checker, admission, desk, store, gate, webhooks, tls, readiness, log_writer, seen })
     }
 }
 
