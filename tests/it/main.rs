@@ -33,3 +33,4 @@ mod serving;
 mod store_contract;
 mod tidy;
 mod tls;
+mod webhooks;

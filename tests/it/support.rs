@@ -9,6 +9,7 @@ pub mod fake_api;
 pub mod journal;
 pub mod proxy;
 pub mod random;
+pub mod receiver;
 pub mod redis;
 pub mod request;
 pub mod sidecar;
