@@ -4,6 +4,7 @@ mod api;
 mod args;
 mod file;
 mod reader;
+mod webhooks;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ use crate::policy::DecisionPath;
 use crate::replica::Limits;
 use crate::store::{RedisConfig, RedisTls, RedisUrl};
 use crate::telemetry::{LogConfig, LogFormat};
+use crate::webhook::WebhookConfig;
 
 pub use args::ServeArgs;
 use file::FileSettings;
@@ -164,6 +166,7 @@ pub struct Config {
     pub policy: PolicyConfig,
     pub authz: authz::Config,
     pub api: ApiConfig,
+    pub webhooks: Vec<WebhookConfig>,
     pub log: LogConfig,
     pub decision_log: Option<DecisionLogConfig>,
     pub reflection: bool,
@@ -286,6 +289,7 @@ fn assemble(args: &ServeArgs, mut file: FileSettings, problems: &mut Vec<Problem
         },
         authz,
         api,
+        webhooks: file.webhooks,
         log: LogConfig {
             format: file.log_format.unwrap_or(LogFormat::Text),
             level: file.log_level.unwrap_or_else(|| "info".to_owned()),

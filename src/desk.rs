@@ -39,7 +39,7 @@ use crate::store::{Store, StoreError};
 use admission::LiveAdmission;
 
 pub use endings::{Ending, Target};
-pub use events::{EventFilter, EventPage, SeenEvent};
+pub use events::{EventFilter, EventPage, SeenEvent, takes_type};
 pub use grants::{Extend, Extended};
 pub use locks::SeenLock;
 pub use looking::{Offer, Page, Seen, SeenGrant};

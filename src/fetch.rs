@@ -1,5 +1,5 @@
-//! One GET and its answer, within limits of time and size: what bundles and key sets are fetched with. Follows no
-//! redirect by itself, so that no secret goes to a host that nobody configured.
+//! One request and its answer, within limits of time and size: what bundles and key sets are fetched with, and webhooks
+//! are called. Follows no redirect by itself, so that no secret goes to a host that nobody configured.
 
 pub mod tls;
 
@@ -7,9 +7,9 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue, USER_AGENT};
-use http::{Request, Response};
-use http_body_util::{BodyExt, Empty};
-use hyper::body::{Body, Buf};
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Buf, Bytes};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::TokioExecutor;
@@ -49,7 +49,30 @@ pub enum FetchError {
 ///
 /// # Errors
 /// Nobody answers, or the TLS files cannot be used.
-pub async fn get(url: &Url, mut headers: HeaderMap, tls: Tls) -> Result<Response<Incoming>, FetchError> {
+pub async fn get(url: &Url, headers: HeaderMap, tls: Tls) -> Result<Response<Incoming>, FetchError> {
+    ask(Method::GET, url, headers, Vec::new(), tls).await
+}
+
+/// Likewise, with something to say.
+///
+/// # Errors
+/// As [`get`].
+pub async fn post(
+    url: &Url,
+    headers: HeaderMap,
+    body: Vec<u8>,
+    tls: Tls,
+) -> Result<Response<Incoming>, FetchError> {
+    ask(Method::POST, url, headers, body, tls).await
+}
+
+async fn ask(
+    method: Method,
+    url: &Url,
+    mut headers: HeaderMap,
+    body: Vec<u8>,
+    tls: Tls,
+) -> Result<Response<Incoming>, FetchError> {
     let config = tokio::task::spawn_blocking(move || tls.client_config())
         .await
         .map_err(|error| FetchError::File(error.to_string()))??;
@@ -65,8 +88,10 @@ pub async fn get(url: &Url, mut headers: HeaderMap, tls: Tls) -> Result<Response
     let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
     let mut address = url.clone();
     address.set_fragment(None);
-    let mut request = Request::get(address.as_str())
-        .body(Empty::<&'static [u8]>::new())
+    let mut request = Request::builder()
+        .method(method)
+        .uri(address.as_str())
+        .body(Full::new(Bytes::from(body)))
         .map_err(|error| FetchError::NotAUrl(error.to_string()))?;
     headers.entry(USER_AGENT).or_insert(HeaderValue::from_static(PRODUCT));
     *request.headers_mut() = headers;

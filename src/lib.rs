@@ -9,6 +9,7 @@
 //! * engines: [`replica`] (live grants in memory), [`metrics`], [`store`] (durable grants), [`policy`] (Rego),
 //!   [`bundle`] (policy from a server), [`audit`] (the decision log)
 //! * the desk: [`desk`] (who may ask, agree, extend and end, by the admission policy)
+//! * [`webhook`] (tells receivers what was recorded)
 //! * faces: [`authz`] (Envoy asks), [`api`] (people and programs ask), [`ops`] (orchestrators ask)
 //! * assembly: [`config`], [`telemetry`], [`server`], [`cli`]
 #![forbid(unsafe_code)]
@@ -33,6 +34,7 @@ pub mod replica;
 pub mod store;
 
 pub mod desk;
+pub mod webhook;
 
 pub mod api;
 pub mod authz;

@@ -39,6 +39,35 @@ pub struct Metrics {
     replica_age_seconds: Gauge,
     replica_fresh: IntGauge,
     bundles: BundleGauges,
+    webhooks: WebhookMetrics,
+}
+
+/// By the name of a webhook.
+#[derive(Debug)]
+struct WebhookMetrics {
+    deliveries: IntCounterVec,
+    lag: IntGaugeVec,
+}
+
+impl WebhookMetrics {
+    fn new() -> Result<Self, prometheus::Error> {
+        let deliveries = Opts::new(
+            "daypass_webhook_deliveries_total",
+            "Events of the journal that came to an end with a webhook, and failed attempts, by outcome.",
+        );
+        let lag = Opts::new(
+            "daypass_webhook_lag",
+            "Events of the journal that a webhook has not come to: the last number less its own.",
+        );
+        Ok(Self {
+            deliveries: IntCounterVec::new(deliveries, &["webhook", "outcome"])?,
+            lag: IntGaugeVec::new(lag, &["webhook"])?,
+        })
+    }
+
+    fn families(&self) -> [Box<dyn Collector>; 2] {
+        [Box::new(self.deliveries.clone()), Box::new(self.lag.clone())]
+    }
 }
 
 /// By the name of a bundle.
@@ -170,6 +199,7 @@ impl Metrics {
             )?,
             replica_fresh: IntGauge::new("daypass_replica_fresh", "1 while the replica may be used.")?,
             bundles: BundleGauges::new()?,
+            webhooks: WebhookMetrics::new()?,
         };
         let families: [Box<dyn Collector>; 18] = [
             Box::new(metrics.checks.clone()),
@@ -191,7 +221,8 @@ impl Metrics {
             Box::new(metrics.replica_fresh.clone()),
             Box::new(prometheus::process_collector::ProcessCollector::for_self()),
         ];
-        for family in families.into_iter().chain(metrics.bundles.families()).chain(metrics.locks.families()) {
+        let groups = metrics.bundles.families().into_iter().chain(metrics.locks.families());
+        for family in families.into_iter().chain(groups).chain(metrics.webhooks.families()) {
             metrics.registry.register(family)?;
         }
         metrics.begin_series();
@@ -236,6 +267,15 @@ impl Metrics {
         self.bundles.activated_seconds.with_label_values(&labels).set(activated.unwrap_or(0));
         self.bundles.failures.with_label_values(&labels).set(i64::try_from(failures).unwrap_or(i64::MAX));
         self.bundles.failing.with_label_values(&labels).set(i64::from(is_failing));
+    }
+
+    /// `outcome` is one of a few words.
+    pub fn count_webhook(&self, webhook: &str, outcome: &str, by: u64) {
+        self.webhooks.deliveries.with_label_values(&[webhook, outcome]).inc_by(by);
+    }
+
+    pub fn set_webhook_lag(&self, webhook: &str, lag: u64) {
+        self.webhooks.lag.with_label_values(&[webhook]).set(i64::try_from(lag).unwrap_or(i64::MAX));
     }
 
     pub fn count_decision_log_lost(&self) {

@@ -40,6 +40,7 @@ use crate::ops::{self, PolicyReport, Readiness};
 use crate::policy::{Fingerprint, LoadError};
 use crate::replica::{Replica, Staleness};
 use crate::store::{EmbeddedStore, Ledger, RedisStore, Store, StoreError, Surroundings};
+use crate::webhook::WebhookError;
 
 pub use keeper::load as load_policy;
 
@@ -77,6 +78,8 @@ pub enum ServeError {
     Listen(#[from] ListenError),
     #[error("the API's TLS files cannot be used")]
     Tls(#[from] TlsError),
+    #[error(transparent)]
+    Webhook(#[from] WebhookError),
     #[error(transparent)]
     DecisionLog(#[from] OpenError),
     #[error(transparent)]

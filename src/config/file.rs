@@ -11,11 +11,12 @@ use serde_json::{Map, Value as Json};
 
 use super::api::{self, ApiSettings};
 use super::reader::{Section, Source};
-use super::{ApiListen, Listen, Problem, parse_duration};
+use super::{ApiListen, Listen, Problem, parse_duration, webhooks};
 use crate::authz::IdentitySource;
 use crate::principal::Kind;
 use crate::store::{ClientCertificate, RedisTls, SentinelLogin};
 use crate::telemetry::LogFormat;
+use crate::webhook::WebhookConfig;
 
 /// What the file says; `None` where it says nothing.
 #[derive(Debug, Default)]
@@ -52,6 +53,7 @@ pub struct FileSettings {
     pub lease: Option<Duration>,
     pub retry_horizon: Option<Duration>,
     pub api: ApiSettings,
+    pub webhooks: Vec<WebhookConfig>,
     pub log_format: Option<LogFormat>,
     pub log_level: Option<String>,
     pub decision_log: Option<String>,
@@ -137,6 +139,7 @@ fn settings(mut root: Section<'_, '_>) -> FileSettings {
         found.retry_horizon = stream.get("retry_horizon", parse_duration);
     });
     found.api = root.section("api", api::read).unwrap_or_default();
+    found.webhooks = webhooks::read(&mut root);
     root.section("log", |log| {
         found.log_format = log.get("format", log_format);
         found.log_level = log.get("level", log_level);
@@ -214,7 +217,7 @@ pub(super) fn path(value: &str) -> Result<PathBuf, String> {
     text(value).map(PathBuf::from)
 }
 
-fn parsed<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, String> {
+pub(super) fn parsed<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, String> {
     text.parse().map_err(|error| format!("{text:?}: {error}"))
 }
 

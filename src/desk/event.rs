@@ -37,6 +37,29 @@ pub enum EventType {
 }
 
 impl EventType {
+    pub const ALL: [Self; 20] = [
+        Self::RequestCreated,
+        Self::RequestReviewed,
+        Self::RequestApproved,
+        Self::RequestAutoApproved,
+        Self::RequestDenied,
+        Self::RequestWithdrawn,
+        Self::RequestExpired,
+        Self::GrantCreated,
+        Self::GrantScheduled,
+        Self::GrantActivated,
+        Self::GrantCancelled,
+        Self::GrantExtended,
+        Self::GrantRevoked,
+        Self::GrantRevokedAgain,
+        Self::GrantRelinquished,
+        Self::GrantEnded,
+        Self::BreakGlassActivated,
+        Self::LockCreated,
+        Self::LockDeleted,
+        Self::LockEnded,
+    ];
+
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

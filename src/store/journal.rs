@@ -252,13 +252,13 @@ pub struct Commit {
     pub before: Option<Timestamp>,
     pub writes: Vec<Write>,
     /// The events of the change. Each has something in it that no other has. None at all only where nothing is changed
-    /// but what is due and in indexes.
+    /// but what is due and in indexes, or in marks alone ([`Self::is_marks`]).
     pub events: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// Where the journal ends now. For ended grants, how far that has spread.
+    /// Where the journal ends now; of marks, what was seen. For ended grants, how far that has spread.
     Done { head: Head, replicas: usize, replicated: usize },
     /// Somebody else was first, or something in `unchanged` has changed: look again.
     Moved,
@@ -267,6 +267,15 @@ pub enum Outcome {
 }
 
 impl Commit {
+    /// Whether only marks are written: how far webhooks are. They say nothing of access, so they need no event, and are
+    /// held against what they replace alone: the head is neither compared nor written. Nor can one be told from
+    /// another's if its answer was lost: [`Outcome::Moved`], and the row says whose it is.
+    #[must_use]
+    pub fn is_marks(&self) -> bool {
+        let is_mark = |write: &Write| matches!(write, Write::Put { row, .. } if row.table == Table::Webhooks);
+        self.events.is_empty() && !self.writes.is_empty() && self.writes.iter().all(is_mark)
+    }
+
     /// What no store takes, said before it is asked.
     ///
     /// # Errors
@@ -275,8 +284,15 @@ impl Commit {
         let refused = |why: String| Err(StoreError::Refused(why));
         // What nobody did is no event: something that was due and has been done already is only struck off.
         let is_housekeeping = |write: &Write| matches!(write, Write::NotDue(_) | Write::Leave { .. });
-        if self.events.is_empty() && !self.writes.iter().all(is_housekeeping) {
+        if self.events.is_empty() && !self.is_marks() && !self.writes.iter().all(is_housekeeping) {
             return refused("a change without an event".to_owned());
+        }
+        let replaces = |write: &Write| match write {
+            Write::Put { row, .. } => self.unchanged.iter().any(|(unchanged, _)| unchanged == row),
+            _ => true,
+        };
+        if self.is_marks() && !self.writes.iter().all(replaces) {
+            return refused("a mark that does not say what it replaces".to_owned());
         }
         let steps = self.writes.len() + self.unchanged.len() + self.events.len();
         if steps > MAX_STEPS {

@@ -58,6 +58,7 @@ on_every_store! {
     locks_are_rows_to_look_at
     what_no_journal_holds_is_refused
     old_events_go
+    marks_replace_what_they_say_and_leave_the_journal_alone
 }
 
 fn row(id: &str) -> Row {
@@ -538,6 +539,56 @@ async fn old_events_go(opened: Opened) {
     let last = store.events(total - 2, 9).await.unwrap();
     assert_eq!(last.iter().map(|event| event.number).collect::<Vec<_>>(), [total - 1, total]);
     assert_eq!(last[1].hash, chain(&last[0].hash, &last[1].document));
+}
+
+async fn marks_replace_what_they_say_and_leave_the_journal_alone(opened: Opened) {
+    let store = &opened.store;
+    let head = make(store, vec![put("r", "x")]).await.unwrap();
+    let mark_row = || Row::new(Table::Webhooks, "w");
+    let write = |value: &str| Write::Put { row: mark_row(), value: value.to_owned(), keep: Some(MINUTE) };
+    let mark = |before: Option<&str>, value: &str| Commit {
+        unchanged: vec![(mark_row(), before.map(str::to_owned))],
+        writes: vec![write(value)],
+        ..Commit::default()
+    };
+    // Against no head at all, an old one, and the one there is.
+    assert!(is_done(&store.commit(mark(None, "1")).await.unwrap()));
+    assert_eq!(store.commit(mark(None, "2")).await.unwrap(), Outcome::Moved);
+    assert_eq!(store.commit(mark(Some("0"), "2")).await.unwrap(), Outcome::Moved);
+    let with_head = Commit { seen: head.clone(), ..mark(Some("1"), "2") };
+    assert!(is_done(&store.commit(with_head.clone()).await.unwrap()));
+    assert_eq!(store.commit(with_head).await.unwrap(), Outcome::Moved);
+    assert_eq!(value(store, mark_row()).await.as_deref(), Some("2"));
+    assert_eq!(store.look(&[]).await.unwrap().head, head);
+    // A change that was decided before the mark is still made.
+    assert!(is_done(&store.commit(change(&head, vec![put("r", "y")])).await.unwrap()));
+    tokio::time::timeout(MINUTE, store.moved(head.number)).await.unwrap();
+    assert!(is_done(&store.commit(mark(Some("2"), "3")).await.unwrap()));
+    tokio::time::timeout(MINUTE, store.moved(head.number)).await.expect("a mark moves nothing back");
+    let late = Commit { before: Some(jiff::Timestamp::UNIX_EPOCH), ..mark(Some("3"), "4") };
+    assert_eq!(store.commit(late).await.unwrap(), Outcome::Late);
+    // Of many at once one is first.
+    let racing = (0..16).map(|number| {
+        let (store, commit) = (Arc::clone(store), mark(Some("3"), &format!("n{number}")));
+        tokio::spawn(async move { store.commit(commit).await.unwrap() })
+    });
+    let mut won = 0;
+    for racer in racing.collect::<Vec<_>>() {
+        won += usize::from(is_done(&racer.await.unwrap()));
+    }
+    assert_eq!(won, 1);
+    // Nothing else is a mark, and none is blind.
+    for commit in [
+        Commit { unchanged: vec![], ..mark(None, "5") },
+        Commit { unchanged: vec![(row("w"), None)], ..mark(None, "5") },
+        Commit { writes: vec![write("5"), put("r", "z")], ..mark(None, "5") },
+        Commit { writes: vec![write("5"), Write::NotDue("x".to_owned())], ..mark(None, "5") },
+        Commit { writes: vec![Write::Remove(mark_row())], ..mark(None, "5") },
+    ] {
+        let refused = store.commit(commit).await;
+        assert!(matches!(refused, Err(StoreError::Refused(_))), "{refused:?}");
+    }
+    assert_eq!(verified(store).await.len(), 2);
 }
 
 #[tokio::test]

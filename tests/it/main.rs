@@ -34,3 +34,4 @@ mod serving;
 mod store_contract;
 mod tidy;
 mod tls;
+mod webhooks;

@@ -10,6 +10,7 @@ pub mod journal;
 pub mod people;
 pub mod proxy;
 pub mod random;
+pub mod receiver;
 pub mod redis;
 pub mod request;
 pub mod sidecar;

@@ -255,7 +255,9 @@ impl EmbeddedStore {
         let outcome = self.write_commit(&commit, wall.wall).map_err(StoreError::unavailable)?;
         if let Outcome::Done { head, .. } = &outcome {
             self.apply(changes);
-            self.moves.note(head.number);
+            if !commit.is_marks() {
+                self.moves.note(head.number);
+            }
         }
         Ok(outcome)
     }
@@ -294,7 +296,7 @@ impl EmbeddedStore {
         let head = {
             let mut tables = Tables::open(&transaction)?;
             let (head, written) = tables.head()?;
-            if head != commit.seen {
+            if head != commit.seen && !commit.is_marks() {
                 let Some(first) = events.first() else { return Ok(Outcome::Moved) };
                 let is_ours =
                     tables.events.get(first.number)?.is_some_and(|found| found.value().0 == first.hash);
@@ -318,7 +320,7 @@ impl EmbeddedStore {
             for write in &commit.writes {
                 tables.write(write, now)?;
             }
-            tables.append(&events, now)?
+            if commit.is_marks() { commit.seen.clone() } else { tables.append(&events, now)? }
         };
         transaction.commit()?;
         Ok(Outcome::Done { head, replicas: 0, replicated: 0 })

@@ -190,6 +190,9 @@ impl RedisStore {
             "late" => return Ok(Outcome::Late),
             _ => return Err(StoreError::unavailable(format!("the script answered {outcome}"))),
         }
+        if commit.is_marks() {
+            return Ok(Outcome::Done { head, replicas: 0, replicated: 0 });
+        }
         self.journal.moves.note(head.number);
         // The push says the same a moment later, and is what the bound rests on.
         if let Some(session) = &*lock(&self.session) {
@@ -208,7 +211,11 @@ impl RedisStore {
         let Commit { seen, unchanged, before, writes, events: _ } = commit;
         let mut call = Call::of(&[self.keys.head(), self.keys.events()]);
         call.arg(self.journal.clock.load(Ordering::Relaxed));
-        call.arg(format!("{} {}", seen.number, seen.hash)).arg(seen.number.saturating_add(1));
+        if commit.is_marks() {
+            call.arg("").arg("");
+        } else {
+            call.arg(format!("{} {}", seen.number, seen.hash)).arg(seen.number.saturating_add(1));
+        }
         call.arg(MAX_EVENTS).arg(MAX_DOCUMENT_BYTES);
         call.arg(unchanged.len());
         for (row, value) in unchanged {

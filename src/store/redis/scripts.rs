@@ -116,7 +116,8 @@ macro_rules! commit {
 local at = 5
 local function take() at = at + 1 return ARGV[at] end
 local function take_key() return KEYS[tonumber(take())] end
-if number .. ' ' .. hash ~= ARGV[2] then
+local is_marks = ARGV[2] == ''
+if not is_marks and number .. ' ' .. hash ~= ARGV[2] then
   local first = redis.pcall('XRANGE', KEYS[2], ARGV[3] .. '-0', ARGV[3] .. '-0')
   return {'moved', first[1] and first[1][2][2] or ''}
 end
@@ -205,7 +206,7 @@ local function may(...)
 end
 for _, command in ipairs(plan) do may(unpack(command)) end
 if events[1] then may(unpack(events[1])) end
-may(unpack(head))
+if not is_marks then may(unpack(head)) end
 for index, ends in pairs(indexes) do
   may('ZREM', ends, '')
   may('ZRANGE', ends, '0', '0')
@@ -227,14 +228,14 @@ for i, event in ipairs(events) do
 end
 for _, command in ipairs(plan) do redis.call(unpack(command)) end
 for index, ends in pairs(indexes) do tidied(index, ends) end
-redis.call(unpack(head))
+if not is_marks then redis.call(unpack(head)) end
 return {'done', ''}
 "
     };
 }
 
 /// KEYS: head, events, then all others
-/// ARGV: latest clock, head that was seen, number of the first event, events that are kept, longest value; then, each
+/// ARGV: latest clock, head that was seen, number of the first event (both empty for marks, which leave the head alone), events that are kept, longest value; then, each
 /// list with its length before it, what must be unchanged (key, whether it is there with this value, 1, is not, 0, or is at all, value), the moment it must be
 /// before or nothing, writes (what, key, and what belongs to it), events (number, hash, document); keys by number
 /// Answers `done`, `late`, or `moved` with the hash of the event that came first.
