@@ -32,6 +32,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use thiserror::Error;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::grant::GrantId;
 use crate::replica::Replica;
@@ -51,6 +52,9 @@ pub const MAX_START_AHEAD: Duration = Duration::from_secs(7 * 24 * 3600);
 pub const MAX_TEXT_BYTES: usize = 4096;
 /// Pending requests of one requester. More is a loop, not a person.
 const MAX_PENDING: usize = 100;
+/// Asks of one requester in an hour. The record keeps so many events, and nobody alone may push out what is in it.
+const MAX_ASKS_PER_HOUR: usize = 300;
+const HOUR: Duration = Duration::from_secs(3600);
 /// Between looks of somebody who watches while nothing happens.
 const MOVED_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a `request_id` is remembered: longer than any client repeats a call.
@@ -100,6 +104,8 @@ pub struct Desk {
     /// Changes of this process come one after the other: those that look at the same moment would undo each other's
     /// work.
     turn: Semaphore,
+    /// Lists ask policy about each row. One at a time, and with pauses: checks are decided on the same cores.
+    reading: Semaphore,
 }
 
 impl fmt::Debug for Desk {
@@ -116,7 +122,18 @@ impl Desk {
         admission: Arc<LiveAdmission>,
         limits: Limits,
     ) -> Self {
-        Self { store, replica, admission, limits, turn: Semaphore::new(1) }
+        Self { store, replica, admission, limits, turn: Semaphore::new(1), reading: Semaphore::new(1) }
+    }
+
+    /// Does the part of a list that asks policy, when it is its turn, and then leaves the cores to others for as long as it
+    /// took.
+    async fn picking<T>(&self, work: impl FnOnce() -> Result<T, DeskError>) -> Result<T, DeskError> {
+        let turn = self.reading.acquire().await.map_err(|_| DeskError::Contended)?;
+        let began = Instant::now();
+        let picked = work();
+        tokio::time::sleep(began.elapsed()).await;
+        drop(turn);
+        picked
     }
 
     /// Returns when the journal has more than this many events, or after some time: a store that lost its last events

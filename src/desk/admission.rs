@@ -269,6 +269,12 @@ impl LiveAdmission {
         self.0.load()
     }
 
+    /// The same, to be kept for as long as one likes.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Admission> {
+        self.0.load_full()
+    }
+
     /// From now on `admission` decides; steps that began before keep theirs, which is returned.
     pub fn replace(&self, admission: Admission) -> Arc<Admission> {
         self.0.swap(Arc::new(admission))

@@ -14,6 +14,13 @@ const MAX_ATTEMPTS: u32 = 60;
 /// Between attempts, times a random part of how many there were: at most some 60 ms.
 const PAUSE: Duration = Duration::from_millis(1);
 
+/// For the changes before. A store that is slow makes a queue, in which nobody waits for longer than a client does.
+const MAX_WAIT: Duration = Duration::from_secs(10);
+/// The same for what does not queue.
+const SHORT_WAIT: Duration = Duration::from_millis(50);
+/// For a lock to be read that was announced.
+const LOCK_WAIT: Duration = Duration::from_millis(100);
+
 /// What is to be written, and what the caller is told when it is.
 #[derive(Debug)]
 pub struct Plan<T> {
@@ -51,6 +58,14 @@ pub struct Done<T> {
     pub replicated: usize,
 }
 
+/// Who waits for the changes before.
+#[derive(Clone, Copy)]
+enum Queue {
+    Wait,
+    /// What takes access away goes first. Without a turn it may have to look again, and others too.
+    Pass,
+}
+
 impl Desk {
     /// `decide` is called for each attempt, on what it saw. What it refuses is refused.
     pub(super) async fn change<T>(
@@ -58,8 +73,36 @@ impl Desk {
         rows: &[Row],
         decide: impl Fn(&Look) -> Result<Plan<T>, DeskError>,
     ) -> Result<Done<T>, DeskError> {
-        let _turn = self.turn.acquire().await.map_err(|_| DeskError::Contended)?;
+        self.attempt(Queue::Wait, rows, decide).await
+    }
+
+    /// The same for what must not wait for others.
+    pub(super) async fn change_at_once<T>(
+        &self,
+        rows: &[Row],
+        decide: impl Fn(&Look) -> Result<Plan<T>, DeskError>,
+    ) -> Result<Done<T>, DeskError> {
+        self.attempt(Queue::Pass, rows, decide).await
+    }
+
+    async fn attempt<T>(
+        &self,
+        queue: Queue,
+        rows: &[Row],
+        decide: impl Fn(&Look) -> Result<Plan<T>, DeskError>,
+    ) -> Result<Done<T>, DeskError> {
+        let patience = match queue {
+            Queue::Wait => MAX_WAIT,
+            Queue::Pass => SHORT_WAIT,
+        };
+        let turn = tokio::time::timeout(patience, self.turn.acquire()).await;
+        let _turn = match (turn, queue) {
+            (Ok(turn), _) => Some(turn.map_err(|_| DeskError::Contended)?),
+            (Err(_), Queue::Pass) => None,
+            (Err(_), Queue::Wait) => return Err(DeskError::Contended),
+        };
         for attempt in 0..MAX_ATTEMPTS {
+            self.locks_read().await;
             let look = self.store.look(rows).await?;
             let Plan { answer, writes, events, unchanged, before } = decide(&look)?;
             if writes.is_empty() && events.is_empty() {
@@ -67,7 +110,8 @@ impl Desk {
             }
             let events = events.iter().map(serde_json::to_string).collect::<Result<_, _>>();
             let events = events.map_err(|error| DeskError::Invalid(format!("not JSON: {error}")))?;
-            let commit = Commit { seen: look.head, unchanged, before, writes, events };
+            let at = Some(look.now);
+            let commit = Commit { seen: look.head, unchanged, before, writes, events, at };
             match self.store.commit(commit).await.map_err(DeskError::Unwritten)? {
                 Outcome::Done { replicas, replicated, .. } => {
                     return Ok(Done { answer, replicas, replicated });
@@ -79,6 +123,14 @@ impl Desk {
             }
         }
         Err(DeskError::Contended)
+    }
+
+    /// A lock that was announced is read before anything is decided; if it cannot be, the decision says so.
+    async fn locks_read(&self) {
+        if self.replica.is_lock_in_doubt() {
+            // Whether it was read is asked again where it matters.
+            let _ = tokio::time::timeout(LOCK_WAIT, self.replica.locks_settled()).await;
+        }
     }
 }
 

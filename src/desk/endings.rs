@@ -12,15 +12,14 @@ use super::grants::rows_of;
 use super::model::{Registered, Standing};
 use super::questions::{About, Action, Asking};
 use super::{Desk, DeskError, checked, grant_id};
+use crate::clock::Clock;
 use crate::grant::GrantId;
 use crate::principal::{Identity, Principal};
 use crate::store::journal::{Index, Look, Row};
-use crate::store::{GrantRecord, Revoked, StoreError};
+use crate::store::{GrantRecord, Revoked};
 
 /// Grants that one change ends: what a store can do in a few milliseconds.
 const BATCH: usize = 100;
-/// Grants that wait for their start: a week of them.
-const MAX_SCHEDULED: usize = 100_000;
 
 /// How a grant ends before its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +79,34 @@ impl Target {
     }
 }
 
+/// What is known of a grant when it is to be ended.
+struct Found {
+    grant: Registered,
+    has_key: bool,
+}
+
+impl Found {
+    /// Its entry in the register, or what its key says. An entry that cannot be read keeps nothing alive.
+    fn read(look: &Look, index: usize, id: &GrantId) -> Result<Self, DeskError> {
+        let has_key = look.values.get(index + 1).is_some_and(Option::is_some);
+        if let Ok(Some(grant)) = read_if_any::<Registered>(look, index) {
+            return Ok(Self { grant, has_key });
+        }
+        let has_entry = look.values.get(index).is_some_and(Option::is_some);
+        if !has_entry && !has_key {
+            return Err(DeskError::NotFound("grant"));
+        }
+        // A key that holds no grant gives nothing, and whoever may end grants may remove it.
+        let record = read_if_any::<GrantRecord>(look, index + 1).ok().flatten().unwrap_or_default();
+        Ok(Self { grant: Registered::of_key(id, record, look.now, look.now), has_key })
+    }
+
+    /// A key that is there can be ended, whatever the register says: others write keys too.
+    fn is_open(&self) -> bool {
+        self.has_key || self.grant.standing.is_open()
+    }
+}
+
 impl Desk {
     /// Ends one grant before its time.
     ///
@@ -92,49 +119,65 @@ impl Desk {
         ending: Ending,
         reason: &str,
     ) -> Result<Revoked, DeskError> {
+        if ending == Ending::Revoked {
+            self.check_caller(who)?;
+        }
         let reason = checked("reason", reason)?;
         let id = grant_id(id)?;
         let decide = |look: &Look| {
             let admission = self.admission.current();
             let asking = self.asking(&admission, Some(who), look.now);
-            let grant = open_grant(look, 0, &id)?;
-            self.see_grant(&asking, &grant)?;
-            if !grant.standing.is_open() {
-                return Err(DeskError::State(format!("the grant is {} already", grant.standing.as_str())));
+            let found = Found::read(look, 0, &id)?;
+            self.see_grant(&asking, &found.grant)?;
+            if !found.is_open() {
+                let standing = found.grant.standing.as_str();
+                return Err(DeskError::State(format!("the grant is {standing} already")));
             }
-            let entitlement =
-                grant.record.entitlement.as_deref().and_then(|name| admission.entitlements().get(name));
-            let about = About { entitlement, grant: Some(&grant), ..About::default() };
-            asking.require(ending.action(), about)?;
-            ended(&asking, grant, &id, ending, &reason).map(|plan| plan.map(|()| ()))
+            may_end(&asking, &found.grant, ending)?;
+            ended(&asking, found.grant, &id, ending, &reason)
         };
-        match self.change(&rows_of(id.as_str()), decide).await {
-            Ok(done) => Ok(Revoked { ids: vec![id], replicas: done.replicas, replicated: done.replicated }),
-            Err(error) => self.end_unrecorded(vec![id], error).await,
+        let error = match self.change_at_once(&rows_of(id.as_str()), decide).await {
+            Ok(done) => {
+                return Ok(Revoked { ids: vec![id], replicas: done.replicas, replicated: done.replicated });
+            }
+            Err(error) => error,
+        };
+        if let DeskError::Store(_) = &error {
+            // The store cannot even be looked at. What the replica has of the grant is enough to decide by.
+            let Some(held) = self.replica.get(id.as_str()) else { return Err(error) };
+            let now = Clock::System.now().wall;
+            let record = serde_json::from_str(&held.document).unwrap_or_default();
+            let grant = Registered::of_key(&id, record, now, held.lifetime.expires_at);
+            let admission = self.admission.current();
+            let asking = self.asking(&admission, Some(who), now);
+            self.see_grant(&asking, &grant)?;
+            may_end(&asking, &grant, ending)?;
         }
+        self.end_unrecorded(vec![id], error).await
     }
 
-    /// The last resort. These errors come after policy has said that they may be ended.
-    pub(super) async fn end_unrecorded(
-        &self,
-        ids: Vec<GrantId>,
-        error: DeskError,
-    ) -> Result<Revoked, DeskError> {
-        let cannot_be_written = matches!(
-            error,
-            DeskError::Contended | DeskError::Unwritten(StoreError::Refused(_) | StoreError::NotNow(_))
-        );
-        if !cannot_be_written {
+    /// The last resort, where policy has said that they may be ended, and the store cannot write it as it should: their
+    /// keys go all the same, and what could not be reached is asked for again later.
+    async fn end_unrecorded(&self, ids: Vec<GrantId>, error: DeskError) -> Result<Revoked, DeskError> {
+        if !matches!(error, DeskError::Contended | DeskError::Unwritten(_) | DeskError::Store(_)) {
             return Err(error);
         }
         tracing::error!("grants are ended without a record, which could not be written: {error}");
-        Ok(self.store.revoke(ids).await?)
+        let revoked = self.store.revoke(ids.clone()).await?;
+        // A grant that is scheduled has no key that could be deleted.
+        let left = ids.len() > revoked.ids.len() && self.is_any_scheduled(&ids).await.unwrap_or(true);
+        if left { Err(error) } else { Ok(revoked) }
+    }
+
+    async fn is_any_scheduled(&self, ids: &[GrantId]) -> Result<bool, DeskError> {
+        let registered = self.registered(ids.iter().map(ToString::to_string)).await?;
+        Ok(registered.iter().any(|grant| grant.standing == Standing::Scheduled))
     }
 
     /// Ends all grants of a subject, of an entitlement, or all there are; or only says which.
     ///
     /// # Errors
-    /// See [`DeskError`]. Some of them may have ended.
+    /// See [`DeskError`]. Some of them may have ended; one that cannot be ended keeps no other alive.
     pub async fn end_all(
         &self,
         who: &Identity,
@@ -142,6 +185,10 @@ impl Desk {
         reason: &str,
         validate_only: bool,
     ) -> Result<Revoked, DeskError> {
+        let is_own = matches!(target, Target::Principal(principal) if *principal == who.subject);
+        if !is_own {
+            self.check_caller(who)?;
+        }
         let reason = checked("reason", reason)?;
         let question = target.question();
         let may = |now| {
@@ -151,11 +198,11 @@ impl Desk {
         };
         may(self.store.look(&[]).await?.now)?;
         let ids = self.all_open(target).await?;
-        let mut all = Revoked { ids, ..Revoked::default() };
+        let mut all = Revoked::default();
         if validate_only {
-            return Ok(all);
+            return Ok(Revoked { ids, ..all });
         }
-        let ids = std::mem::take(&mut all.ids);
+        let mut failed = None;
         for batch in ids.chunks(BATCH) {
             let rows: Vec<Row> = batch.iter().flat_map(|id| rows_of(id.as_str())).collect();
             let decide = |look: &Look| {
@@ -164,32 +211,38 @@ impl Desk {
                 let asking = self.asking(&admission, Some(who), look.now);
                 let mut plan = Plan::nothing(Vec::new());
                 for (index, id) in batch.iter().enumerate() {
-                    match open_grant(look, 2 * index, id) {
-                        Ok(grant) if grant.standing.is_open() => {
-                            let Plan { writes, events, .. } =
-                                ended(&asking, grant, id, Ending::Revoked, &reason)?;
-                            plan.writes.extend(writes);
-                            plan.events.extend(events);
+                    match Found::read(look, 2 * index, id) {
+                        Ok(found) if found.is_open() => {
+                            let one = ended(&asking, found.grant, id, Ending::Revoked, &reason)?;
+                            plan.writes.extend(one.writes);
+                            plan.events.extend(one.events);
                             plan.answer.push(id.clone());
                         }
                         // It has ended meanwhile.
-                        Ok(_) | Err(DeskError::NotFound(_)) => {}
-                        Err(error) => return Err(error),
+                        Ok(_) | Err(_) => {}
                     }
                 }
                 Ok(plan)
             };
-            let ended = match self.change(&rows, decide).await {
+            let ended = match self.change_at_once(&rows, decide).await {
                 Ok(done) => {
-                    Revoked { ids: done.answer, replicas: done.replicas, replicated: done.replicated }
+                    Ok(Revoked { ids: done.answer, replicas: done.replicas, replicated: done.replicated })
                 }
-                Err(error) => self.end_unrecorded(batch.to_vec(), error).await?,
+                Err(error) => self.end_unrecorded(batch.to_vec(), error).await,
             };
-            all.ids.extend(ended.ids);
-            all.replicas = ended.replicas;
-            all.replicated = ended.replicated;
+            match ended {
+                Ok(ended) => {
+                    all.ids.extend(ended.ids);
+                    all.replicas = ended.replicas;
+                    all.replicated = ended.replicated;
+                }
+                Err(error) => {
+                    tracing::error!(grants = batch.len(), "grants could not be ended: {error}");
+                    failed.get_or_insert(error);
+                }
+            }
         }
-        Ok(all)
+        failed.map_or(Ok(all), Err)
     }
 
     /// Every grant that lives or is scheduled: keys that others wrote are among them.
@@ -204,8 +257,8 @@ impl Desk {
                 ids.push(stored.id);
             }
         }
-        for grant in self.scheduled().await? {
-            if target.takes(&grant.record) {
+        for grant in self.registered(self.all_of(&Index::Scheduled).await?.into_iter()).await? {
+            if grant.standing == Standing::Scheduled && target.takes(&grant.record) {
                 ids.extend(grant.id.parse::<GrantId>().ok());
             }
         }
@@ -213,31 +266,17 @@ impl Desk {
         ids.dedup();
         Ok(ids)
     }
-
-    async fn scheduled(&self) -> Result<Vec<Registered>, DeskError> {
-        let ids = self.store.scan(&Index::Scheduled, None, MAX_SCHEDULED).await?;
-        let registered = self.registered(ids.into_iter().map(|(_, id)| id)).await?;
-        Ok(registered.into_iter().filter(|grant| grant.standing == Standing::Scheduled).collect())
-    }
 }
 
-/// What is known of a grant: its entry in the register, or what its key says if somebody wrote only that.
-pub(super) fn open_grant(look: &Look, index: usize, id: &GrantId) -> Result<Registered, DeskError> {
-    if let Some(grant) = read_if_any::<Registered>(look, index)? {
-        return Ok(grant);
-    }
-    let record = read_if_any::<GrantRecord>(look, index + 1).ok().flatten();
-    let has_key = look.values.get(index + 1).is_some_and(Option::is_some);
-    match record {
-        Some(record) => Ok(Registered::of_key(id, record, look.now, look.now)),
-        // A key that holds no grant gives nothing, and whoever may end it may remove it.
-        None if has_key => Ok(Registered::of_key(id, GrantRecord::default(), look.now, look.now)),
-        None => Err(DeskError::NotFound("grant")),
-    }
+fn may_end(asking: &Asking<'_>, grant: &Registered, ending: Ending) -> Result<(), DeskError> {
+    let name = grant.record.entitlement.as_deref();
+    let entitlement = name.and_then(|name| asking.admission.entitlements().get(name));
+    let about = About { entitlement, grant: Some(grant), ..About::default() };
+    asking.require(ending.action(), about).map(|_| ())
 }
 
 /// One grant ended, as a plan.
-pub(super) fn ended(
+fn ended(
     asking: &Asking<'_>,
     mut grant: Registered,
     id: &GrantId,

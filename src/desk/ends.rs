@@ -18,9 +18,10 @@ use super::model::{Registered, Request, Standing, State};
 use super::noting::Noting;
 use super::questions::{About, Action};
 use super::reviews::current;
-use super::{Desk, DeskError, until};
+use super::{Desk, DeskError, after, until};
 use crate::clock::Clock;
 use crate::grant::GrantId;
+use crate::store::StoreError;
 use crate::store::journal::{Index, Look, Row, Table, Write};
 
 /// Longest pause between looks: what another instance schedules is not heard of.
@@ -29,8 +30,18 @@ const MAX_PAUSE: Duration = Duration::from_millis(500);
 const MIN_PAUSE: Duration = Duration::from_millis(5);
 /// After an error of the store.
 const ERROR_PAUSE: Duration = Duration::from_secs(2);
+/// Until what could not be done is tried again.
+const POSTPONED: Duration = Duration::from_secs(30);
 /// Of one look.
 const BATCH: usize = 100;
+
+/// Whether the store is the trouble: then nothing else can be done either.
+fn is_of_store(error: &DeskError) -> bool {
+    matches!(
+        error,
+        DeskError::Store(_) | DeskError::Unwritten(StoreError::Unavailable(_) | StoreError::NotNow(_))
+    )
+}
 
 /// Why a grant does not begin.
 enum Obstacle {
@@ -55,7 +66,7 @@ impl Desk {
                 }
                 Err(error) => {
                     // Once for each trouble, not for each look.
-                    if down_since.is_none() {
+                    if down_since.is_none() && is_of_store(&error) {
                         tracing::warn!("what is due cannot be done, and will be: {error}");
                         down_since = Some(Clock::System.now().wall);
                     }
@@ -67,7 +78,13 @@ impl Desk {
     }
 
     async fn round(&self, noting: &mut Noting) -> Result<Duration, DeskError> {
-        self.note(noting).await?;
+        if let Err(error) = self.note(noting).await {
+            // What cannot be noted keeps nothing from beginning or ending.
+            if is_of_store(&error) {
+                return Err(error);
+            }
+            noting.complain(&error);
+        }
         self.do_what_is_due().await
     }
 
@@ -77,15 +94,15 @@ impl Desk {
     /// The store cannot be read or written.
     pub async fn do_what_is_due(&self) -> Result<Duration, DeskError> {
         let due = self.store.due(BATCH).await?;
-        let mut left_over = None;
         for (text, _) in &due.what {
-            // One that fails keeps no other from its turn.
+            // One that fails keeps no other from its turn, now or the next time.
             if let Err(error) = self.do_one(text).await {
-                left_over.get_or_insert(error);
+                if is_of_store(&error) {
+                    return Err(error);
+                }
+                tracing::warn!(what = text, "what is due cannot be done, and is tried again: {error}");
+                self.postpone(text).await?;
             }
-        }
-        if let Some(error) = left_over {
-            return Err(error);
         }
         if !due.what.is_empty() {
             return Ok(MIN_PAUSE);
@@ -104,6 +121,15 @@ impl Desk {
         }
     }
 
+    /// Looked at again after a while, behind what is due now.
+    async fn postpone(&self, text: &str) -> Result<(), DeskError> {
+        let later = |look: &Look| {
+            let due = Write::Due { what: text.to_owned(), at: after(look.now, POSTPONED) };
+            Ok(Plan::new((), vec![due], Vec::new()))
+        };
+        self.change(&[], later).await.map(|_| ())
+    }
+
     /// A scheduled grant begins, if all that was decided still holds.
     async fn start(&self, id: &str) -> Result<(), DeskError> {
         let moment = Moment::Start(id.to_owned());
@@ -113,6 +139,24 @@ impl Desk {
             return self.drop_moment(&moment.text()).await;
         };
         let rows = [Row::new(Table::Register, id), Row::new(Table::Requests, request)];
+        let begun = self.begin_or_cancel(&rows, &moment, &grant_id, None).await;
+        let refused = match begun {
+            Err(DeskError::Unwritten(
+                error @ (StoreError::Full(_) | StoreError::Invalid(_) | StoreError::AlreadyExists),
+            )) => error.to_string(),
+            begun => return begun,
+        };
+        self.begin_or_cancel(&rows, &moment, &grant_id, Some(&refused)).await
+    }
+
+    async fn begin_or_cancel(
+        &self,
+        rows: &[Row],
+        moment: &Moment,
+        grant_id: &GrantId,
+        refused: Option<&str>,
+    ) -> Result<(), DeskError> {
+        let id = grant_id.as_str();
         let decide = |look: &Look| {
             let Some(mut grant) = read_if_any::<Registered>(look, 0)? else {
                 return Ok(Plan::new((), vec![moment.never()], Vec::new()));
@@ -124,11 +168,18 @@ impl Desk {
                 return Ok(Plan::nothing(()));
             }
             let request = read_if_any::<Request>(look, 1)?;
-            let refused = match self.check_start(&grant, request.as_ref(), look.now) {
-                Ok(()) if look.now >= grant.expires => {
+            let checked = match refused {
+                Some(reason) => Err(Obstacle::Refused(reason.to_owned())),
+                None => self.check_start(&grant, request.as_ref(), look.now),
+            };
+            let refused = match checked {
+                _ if look.now >= grant.expires => {
                     Some("its time had passed before it could begin".to_owned())
                 }
-                Ok(()) => None,
+                Ok(ttl) => {
+                    grant.expires = grant.expires.min(after(grant.starts, ttl));
+                    (look.now >= grant.expires).then(|| "its time was shortened, and has passed".to_owned())
+                }
                 Err(Obstacle::Refused(reason)) => Some(reason),
                 Err(Obstacle::Unknown(error)) => return Err(error),
             };
@@ -141,22 +192,22 @@ impl Desk {
                 Event::new(EventType::GrantCancelled, look.now).on_grant(&grant).because(&reason)
             } else {
                 grant.standing = Standing::Active;
-                writes.extend(giving::give(&grant_id, &grant, until(look.now, grant.expires))?);
+                writes.extend(giving::give(grant_id, &grant, until(look.now, grant.expires))?);
                 Event::new(EventType::GrantActivated, look.now).on_grant(&grant)
             };
             writes.push(giving::put(&grant, look.now)?);
             Ok(Plan::new((), writes, vec![event]))
         };
-        self.change(&rows, decide).await.map(|_| ())
+        self.change(rows, decide).await.map(|_| ())
     }
 
-    /// Whoever was eligible must still be, and whose approval counted must still count.
+    /// Whoever was eligible must still be, and whose approval counted must still count. How long it may last by now.
     fn check_start(
         &self,
         grant: &Registered,
         request: Option<&Request>,
         now: Timestamp,
-    ) -> Result<(), Obstacle> {
+    ) -> Result<Duration, Obstacle> {
         let obstacle = |error| match error {
             DeskError::Denied(_) | DeskError::State(_) => Obstacle::Refused(error.to_string()),
             error => Obstacle::Unknown(error),
@@ -165,20 +216,23 @@ impl Desk {
         let admission = self.admission.current();
         let asking = self.asking(&admission, None, now);
         let entitlement = current(&asking, request).map_err(obstacle)?;
-        self.check_locks(&request.subject, Some(&request.entitlement)).map_err(obstacle)?;
+        let locks = self.known_locks().map_err(obstacle)?;
+        // A lock is not for ever: the grant waits, and sidecars would refuse it anyway.
+        locks.check(request.parties(), Some(&request.entitlement)).map_err(Obstacle::Unknown)?;
         let about = About {
             entitlement: Some(entitlement),
             request: Some(request),
             grant: Some(grant),
             ..About::default()
         };
-        let terms = asking.require(Action::GrantStart, about).map_err(obstacle)?;
+        let mut terms = asking.require(Action::GrantStart, about).map_err(obstacle)?;
+        locks.strike(&mut terms.approvals, &request.reviews);
         let agree = persons(&request.reviews, &terms.approvals).len();
         if agree < usize::try_from(terms.approvals_required).unwrap_or(usize::MAX) {
             let required = terms.approvals_required;
             return Err(Obstacle::Refused(format!("{agree} of {required} approvals count at its start")));
         }
-        Ok(())
+        Ok(terms.ttl.unwrap_or(self.limits.max_grant_ttl).min(self.limits.max_grant_ttl))
     }
 
     /// A grant has run its time.
@@ -198,8 +252,8 @@ impl Desk {
                 return Ok(Plan::nothing(()));
             }
             if has_key {
-                // Somebody gave the key more time without the desk: then it has not ended, and is not the desk's.
-                tracing::warn!(grant = id, "the key has been given more time than the register knows of");
+                // Somebody gave the key more time without the desk: it is looked at again until it is gone.
+                writes = vec![moment.at(after(look.now, POSTPONED))];
                 return Ok(Plan::new((), writes, Vec::new()));
             }
             grant.standing = Standing::Ended;
@@ -233,7 +287,8 @@ impl Desk {
         let moment = Moment::LockEnd(id.to_owned());
         let decide = |look: &Look| {
             if look.values.first().is_some_and(Option::is_some) {
-                return Ok(Plan::nothing(()));
+                // It was set again, for longer.
+                return Ok(Plan::new((), vec![moment.at(after(look.now, POSTPONED))], Vec::new()));
             }
             let mut event = Event::new(EventType::LockEnded, look.now);
             event.lock = Some(id.to_owned());

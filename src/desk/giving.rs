@@ -168,10 +168,13 @@ pub fn extend(
     cap: Duration,
     now: Timestamp,
 ) -> Result<Vec<Write>, DeskError> {
+    let mut record: GrantRecord = parse(&held.key)?;
     let grant = &mut held.grant;
-    let expires = after(grant.expires, longer);
+    // From where it ends now, also where somebody has brought that forward.
+    let ends = record.expires_at.map_or(grant.expires, |date| date.min(grant.expires));
+    let expires = after(ends, longer);
     if until(grant.starts, expires) > cap {
-        let left = cap.saturating_sub(until(grant.starts, grant.expires));
+        let left = cap.saturating_sub(until(grant.starts, ends));
         return Err(DeskError::State(format!(
             "all its time together may be {} seconds, so {} more at most",
             seconds(cap),
@@ -179,7 +182,6 @@ pub fn extend(
         )));
     }
     let id: GrantId = grant.id.parse().map_err(|_| DeskError::NotFound("grant"))?;
-    let mut record: GrantRecord = parse(&held.key)?;
     record.expires_at = record.expires_at.map(|_| expires);
     grant.record = record;
     grant.expires = expires;

@@ -73,6 +73,7 @@ impl Desk {
         record: GrantRecord,
         ttl: Duration,
     ) -> Result<Registered, DeskError> {
+        self.check_caller(who)?;
         let id = id.map_or_else(new_grant_id, Ok)?;
         if ttl > self.limits.max_grant_ttl {
             return Err(DeskError::Store(StoreError::Invalid(Refusal::TtlTooLong)));
@@ -115,6 +116,7 @@ impl Desk {
         duration: Option<Duration>,
         ticket: &str,
     ) -> Result<Registered, DeskError> {
+        self.check_caller(who)?;
         let (reason, ticket) = (checked("reason", reason)?, checked("ticket", ticket)?);
         if reason.chars().count() < MIN_EMERGENCY_REASON {
             return Err(DeskError::Invalid(format!(
@@ -128,13 +130,13 @@ impl Desk {
             let found = asking.entitlement(entitlement)?;
             let most = found.break_glass.max_ttl;
             let duration = asked_duration(duration, most, self.limits)?;
-            self.check_locks(who.subject.as_str(), Some(&found.name))?;
             let mut record = giving::record(found, &id, who.subject.as_str());
             record.break_glass = true;
             record.justification = Some(reason.clone());
             record.ticket = (!ticket.is_empty()).then(|| ticket.clone());
             let mut grant = Registered::of_key(&id, record, look.now, after(look.now, duration));
             grant.requester = Some(who.subject.to_string());
+            grant.gives = Some(found.gives());
             let mut request = draft(who, Kind::Access, Some(found), duration, look.now);
             request.justification.clone_from(&reason);
             request.ticket.clone_from(&ticket);
@@ -145,6 +147,7 @@ impl Desk {
                 ..About::default()
             };
             let terms = asking.require(Action::BreakGlass, about)?;
+            self.known_locks()?.check(request.parties(), Some(&found.name))?;
             let duration = duration.min(most).min(terms.ttl.unwrap_or(most));
             grant.expires = after(look.now, duration);
             let event = |kind| Event::new(kind, look.now).by(who).on_grant(&grant).because(&reason);
@@ -168,6 +171,7 @@ impl Desk {
     /// # Errors
     /// See [`DeskError`].
     pub async fn extend(&self, who: &Identity, mut ask: Extend) -> Result<Extended, DeskError> {
+        self.check_caller(who)?;
         ask.justification = checked("justification", &ask.justification)?;
         ask.ticket = checked("ticket", &ask.ticket)?;
         let asked = format!("extend {} {:?} {:?} {:?}", ask.id, ask.duration, ask.justification, ask.ticket);
@@ -184,7 +188,7 @@ impl Desk {
             let asking = self.asking(&admission, Some(who), look.now);
             let held = self.visible_grant(&asking, look)?;
             match held.grant.record.entitlement.clone() {
-                None => self.extend_directly(&asking, held, &ask),
+                None => self.extend_directly(&asking, held, &ask, call.as_ref()),
                 Some(_) if held.grant.record.break_glass => Err(DeskError::State(
                     "what was taken in an emergency is not extended; ask for access".to_owned(),
                 )),
@@ -197,6 +201,7 @@ impl Desk {
         let request = match self.change(&rows, decide).await?.answer {
             None => None,
             Some(Asked::Made(request)) => Some(request),
+            Some(Asked::Before(made)) if made.is_empty() => None,
             Some(Asked::Before(made)) => Some(self.request(who, &made).await?.request),
         };
         let grant = self.grant(who, id.as_str()).await?.grant;
@@ -216,13 +221,16 @@ impl Desk {
         asking: &Asking<'_>,
         mut held: Held,
         ask: &Extend,
+        call: Option<&CallRow>,
     ) -> Result<Plan<Option<Asked>>, DeskError> {
         let who = asking.who.ok_or_else(|| DeskError::Invalid("nobody asks".to_owned()))?;
         let request = ask.draft(who, None, &held, ask.duration, asking.now);
         let about = About { request: Some(&request), grant: Some(&held.grant), ..About::default() };
         asking.require(Action::GrantExtend, about)?;
+        self.known_locks()?.check(request.parties(), None)?;
         let before = held.grant.expires;
-        let writes = giving::extend(&mut held, ask.duration, self.limits.max_grant_ttl, asking.now)?;
+        let mut writes = giving::extend(&mut held, ask.duration, self.limits.max_grant_ttl, asking.now)?;
+        writes.extend(call.map(|call| call.write("")).transpose()?);
         let event = Event::new(EventType::GrantExtended, asking.now).by(who).on_grant(&held.grant);
         let event = event.because(&ask.justification).with("expired_at", &before);
         let mut plan = Plan::new(None, writes, vec![event]);
@@ -243,7 +251,11 @@ impl Desk {
         let now = asking.now;
         let duration = asked_duration(Some(ask.duration), ask.duration, self.limits)?;
         let mut request = ask.draft(who, Some(entitlement), &held, duration, now);
-        self.check_locks(&request.subject, Some(&request.entitlement))?;
+        if held.grant.gives.as_ref() != Some(&request.gives) {
+            return Err(DeskError::State(format!(
+                "what {name} gives has changed since this grant; ask for a new one"
+            )));
+        }
         let about = About {
             entitlement: Some(entitlement),
             request: Some(&request),
@@ -251,6 +263,7 @@ impl Desk {
             ..About::default()
         };
         let terms = asking.require(Action::GrantExtend, about)?;
+        self.known_locks()?.check(request.parties(), Some(&request.entitlement))?;
         apply(&terms, &mut request, now);
         request.approve_by = request.approve_by.min(held.grant.expires);
         let created = Event::new(EventType::RequestCreated, now).by(who).on_request(&request);

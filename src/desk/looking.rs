@@ -21,6 +21,10 @@ use crate::store::journal::{Index, Place, Row, Table};
 const MAX_SCANNED: usize = 2000;
 /// Rows that are read at once.
 const BATCH: usize = 200;
+/// Of an index, at once: what a store gives in one answer.
+const PAGE: usize = 1000;
+/// Grants that policy is asked about for one list. Nobody but those who see everything has more.
+const MAX_JUDGED: usize = 2000;
 /// Grants that one list holds before it is cut into pages.
 const MAX_LISTED: usize = 200_000;
 
@@ -113,25 +117,33 @@ impl Desk {
             let places = self.store.scan(index, before.as_ref(), BATCH).await?;
             let rows: Vec<Row> = places.iter().map(|(_, id)| Row::new(Table::Requests, id.clone())).collect();
             let look = self.store.look(&rows).await?;
-            let admission = self.admission.current();
-            let asking = self.asking(&admission, Some(who), look.now);
             let is_last = places.len() < BATCH;
-            for (place, text) in places.into_iter().zip(&look.values) {
-                scanned += 1;
-                before = Some(place);
-                // It was kept for its time, and is gone.
-                let Some(text) = text else { continue };
-                let request = shown(parse(text)?, look.now);
-                if pick(&asking, &request)? {
-                    items.push(request);
+            let taken = self.picking(|| {
+                let admission = self.admission.current();
+                let asking = self.asking(&admission, Some(who), look.now);
+                for (at, text) in look.values.iter().enumerate() {
+                    // It was kept for its time, and is gone.
+                    if let Some(text) = text {
+                        let request = shown(parse(text)?, look.now);
+                        if pick(&asking, &request)? {
+                            items.push(request);
+                        }
+                    }
+                    if items.len() >= size {
+                        return Ok(at + 1);
+                    }
                 }
-                if items.len() >= size || scanned >= MAX_SCANNED {
-                    let next = before.map(|(at, id)| format!("{at}.{id}"));
-                    return Ok(Page { items, next });
-                }
-            }
-            if is_last {
+                Ok(places.len())
+            });
+            let taken = taken.await?;
+            scanned += taken;
+            let is_cut = taken < places.len();
+            before = places.into_iter().nth(taken.saturating_sub(1)).or(before);
+            if is_last && !is_cut {
                 return Ok(Page { items, next: None });
+            }
+            if items.len() >= size || scanned >= MAX_SCANNED {
+                return Ok(Page { items, next: before.map(|(at, id)| format!("{at}.{id}")) });
             }
         }
     }
@@ -144,10 +156,14 @@ impl Desk {
         let grant = match look.values.first().cloned().flatten() {
             Some(text) => known(parse(&text)?, look.values.get(1).is_some_and(Option::is_some), look.now),
             // Somebody wrote its key alone.
-            None => {
-                let stored = self.store.get(id.clone()).await?;
+            None if look.values.get(1).is_some_and(Option::is_some) => {
+                let stored = match self.replica.get(id.as_str()).as_deref().and_then(stored) {
+                    Some(stored) => stored,
+                    None => self.store.get(id.clone()).await?,
+                };
                 Registered::of_key(&id, stored.record, look.now, stored.expires_at)
             }
+            None => return Err(DeskError::NotFound("grant")),
         };
         let admission = self.admission.current();
         let asking = self.asking(&admission, Some(who), look.now);
@@ -172,10 +188,9 @@ impl Desk {
         entitlement: &str,
         include_ended: bool,
     ) -> Result<Vec<Registered>, DeskError> {
-        let admission = self.admission.current();
+        let admission = self.admission.snapshot();
         let look = self.store.look(&[]).await?;
-        let asking = self.asking(&admission, Some(who), look.now);
-        let sees_all = admission.entitlements().oversees(&who.caller);
+        let sees_all = self.asking(&admission, Some(who), look.now).sees_all();
         let mut found: BTreeMap<String, Registered> = BTreeMap::new();
         let indexes: Vec<Index> = match subject {
             Some(subject) => vec![Index::RegisterOf(subject.to_string())],
@@ -183,8 +198,8 @@ impl Desk {
             None => who.caller.principals().iter().map(|name| Index::RegisterOf(name.to_string())).collect(),
         };
         for index in &indexes {
-            let places = self.store.scan(index, None, MAX_LISTED).await?;
-            for grant in self.registered(places.into_iter().map(|(_, id)| id)).await? {
+            let ids = self.all_of(index).await?;
+            for grant in self.registered(ids.into_iter()).await? {
                 found.insert(grant.id.clone(), grant);
             }
         }
@@ -201,15 +216,29 @@ impl Desk {
                 || Registered::of_key(&stored.id, stored.record.clone(), look.now, stored.expires_at);
             found.entry(id).or_insert_with(of_key);
         }
+        let known = found.into_iter().map(|(id, grant)| known(grant, live.contains_key(&id), look.now));
+        let mut asked_for: Vec<Registered> = known
+            .filter(|grant| {
+                (include_ended || grant.standing.is_open())
+                    && (entitlement.is_empty() || grant.record.entitlement.as_deref() == Some(entitlement))
+                    && subject.is_none_or(|subject| grant.record.subject == subject.as_str())
+            })
+            .collect();
+        if sees_all {
+            return Ok(asked_for);
+        }
+        // More than one answer shows is not asked about.
+        asked_for.truncate(MAX_JUDGED);
         let mut grants = Vec::new();
-        for (id, grant) in found {
-            let grant = known(grant, live.contains_key(&id), look.now);
-            let is_asked_for = (include_ended || grant.standing.is_open())
-                && (entitlement.is_empty() || grant.record.entitlement.as_deref() == Some(entitlement))
-                && subject.is_none_or(|subject| grant.record.subject == subject.as_str());
-            if is_asked_for && sees_grant(&asking, &grant)? {
-                grants.push(grant);
-            }
+        let mut rest = asked_for.into_iter().peekable();
+        while rest.peek().is_some() {
+            let batch: Vec<Registered> = rest.by_ref().take(BATCH).collect();
+            let seen = self.picking(|| {
+                let asking = self.asking(&admission, Some(who), look.now);
+                let judged = batch.into_iter().map(|grant| Ok((sees_grant(&asking, &grant)?, grant)));
+                judged.collect::<Result<Vec<_>, DeskError>>()
+            });
+            grants.extend(seen.await?.into_iter().filter_map(|(sees, grant)| sees.then_some(grant)));
         }
         Ok(grants)
     }
@@ -232,6 +261,22 @@ impl Desk {
         }
     }
 
+    /// Every id of an index, page by page.
+    pub(super) async fn all_of(&self, index: &Index) -> Result<Vec<String>, DeskError> {
+        let mut ids = Vec::new();
+        let mut before: Option<Place> = None;
+        while ids.len() < MAX_LISTED {
+            let page = self.store.scan(index, before.as_ref(), PAGE).await?;
+            let is_last = page.len() < PAGE;
+            before = page.last().cloned();
+            ids.extend(page.into_iter().map(|(_, id)| id));
+            if is_last {
+                break;
+            }
+        }
+        Ok(ids)
+    }
+
     /// Rows of the register; those that are gone are left out.
     pub(super) async fn registered(
         &self,
@@ -241,9 +286,8 @@ impl Desk {
         let mut found = Vec::with_capacity(rows.len());
         for batch in rows.chunks(BATCH) {
             let look = self.store.look(batch).await?;
-            for text in look.values.iter().flatten() {
-                found.push(parse(text)?);
-            }
+            // One of another version is logged where it is read, and hides no other.
+            found.extend(look.values.iter().flatten().filter_map(|text| parse(text).ok()));
         }
         Ok(found)
     }
@@ -287,9 +331,16 @@ impl Desk {
 
     /// Entitlements that would cover a request, those that `caller` may ask for first.
     #[must_use]
-    pub fn offers(&self, caller: &Caller, target: &Asked<'_>) -> Vec<Offer> {
+    pub fn offers(&self, who: &Identity, caller: &Caller, target: &Asked<'_>) -> Vec<Offer> {
         let admission = self.admission.current();
-        let covering = admission.entitlements().iter().filter(|entitlement| entitlement.covers(target));
+        let asking = self.asking(&admission, Some(who), Clock::System.now().wall);
+        // What whoever asks may not know of is not offered.
+        let may_know = |entitlement: &Entitlement| {
+            let about = About { entitlement: Some(entitlement), ..About::default() };
+            asking.allows(Action::EntitlementView, about).unwrap_or(false)
+        };
+        let covering = admission.entitlements().iter();
+        let covering = covering.filter(|entitlement| entitlement.covers(target) && may_know(entitlement));
         let offer = |entitlement: &Entitlement| Offer {
             is_eligible: entitlement.eligible.iter().any(|name| caller.principals().contains(name)),
             entitlement: entitlement.clone(),
@@ -301,12 +352,18 @@ impl Desk {
 }
 
 fn sees_request(asking: &Asking<'_>, request: &Request) -> Result<bool, DeskError> {
+    if asking.sees_all() {
+        return Ok(true);
+    }
     let entitlement = asking.admission.entitlements().get(&request.entitlement);
     let about = About { entitlement, request: Some(request), ..About::default() };
     asking.allows(Action::RequestView, about)
 }
 
 fn sees_grant(asking: &Asking<'_>, grant: &Registered) -> Result<bool, DeskError> {
+    if asking.sees_all() {
+        return Ok(true);
+    }
     let name = grant.record.entitlement.as_deref();
     let entitlement = name.and_then(|name| asking.admission.entitlements().get(name));
     asking.allows(Action::GrantView, About { entitlement, grant: Some(grant), ..About::default() })
@@ -344,8 +401,11 @@ fn shown(mut request: Request, now: Timestamp) -> Request {
 
 /// Likewise a grant that has no key any more.
 fn known(mut grant: Registered, has_key: bool, now: Timestamp) -> Registered {
-    if grant.standing == Standing::Active && (!has_key || now >= grant.expires) {
+    if grant.standing == Standing::Active && !has_key {
         grant.standing = Standing::Ended;
+    } else if has_key && !grant.standing.is_open() && now < grant.expires {
+        // Somebody wrote its key again.
+        grant.standing = Standing::Active;
     }
     grant
 }

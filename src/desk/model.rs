@@ -62,6 +62,11 @@ pub struct Party {
 }
 
 impl Party {
+    /// By all the names it had.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.principals.iter().chain(&self.delegate).chain([&self.name]).map(String::as_str)
+    }
+
     #[must_use]
     pub fn of(identity: &Identity) -> Self {
         Self {
@@ -158,6 +163,12 @@ impl Request {
         question
     }
 
+    /// Everybody who has to do with it, by all the names they had.
+    pub fn parties(&self) -> impl Iterator<Item = &str> {
+        let names = self.requester.principals.iter().chain(&self.requester.delegate);
+        names.chain([&self.subject, &self.requester.name]).map(String::as_str)
+    }
+
     #[must_use]
     pub fn is_for_others(&self) -> bool {
         self.subject != self.requester.name
@@ -224,6 +235,9 @@ pub struct Registered {
     /// Who asked for it, or gave it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requester: Option<String>,
+    /// Digest of what its entitlement gave when it was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gives: Option<String>,
     pub created: Timestamp,
     /// When its time began, or begins.
     pub starts: Timestamp,
@@ -248,6 +262,7 @@ impl Registered {
             standing: Standing::Active,
             record,
             requester: None,
+            gives: None,
             created: now,
             starts: now,
             expires,

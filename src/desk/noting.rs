@@ -21,6 +21,8 @@ const LIMITED_PERIOD: Duration = Duration::from_secs(5);
 const MAX_LIMITED: usize = 500;
 /// A store that was away for less was only slow.
 const MIN_OUTAGE: Duration = Duration::from_secs(5);
+/// Entitlements whose revisions are kept: of more, only that the policy is another.
+const MAX_REVISIONS: usize = 1000;
 /// What an event of policies names. The others are counted.
 const MAX_UPDATES: usize = 100;
 
@@ -31,6 +33,18 @@ const POLICY_ROW: &str = "policy";
 pub struct Noting {
     revision: Option<String>,
     limited: Option<Instant>,
+    complaint: String,
+}
+
+impl Noting {
+    /// Once for each trouble.
+    pub(super) fn complain(&mut self, error: &DeskError) {
+        let error = error.to_string();
+        if self.complaint != error {
+            tracing::warn!("not everything can be recorded: {error}");
+            self.complaint = error;
+        }
+    }
 }
 
 /// The policy that the record knows of.
@@ -44,12 +58,13 @@ impl Desk {
     pub(super) async fn note(&self, noting: &mut Noting) -> Result<(), DeskError> {
         let revision = self.admission.current().revision().to_owned();
         if noting.revision.as_ref() != Some(&revision) {
-            self.note_policy().await?;
+            // Once, whether or not it can be written.
             noting.revision = Some(revision);
+            self.note_policy().await?;
         }
         if noting.limited.is_none_or(|last| last.elapsed() >= LIMITED_PERIOD) {
-            self.note_exhausted().await?;
             noting.limited = Some(Instant::now());
+            self.note_exhausted().await?;
         }
         Ok(())
     }
@@ -60,7 +75,7 @@ impl Desk {
         let decide = |look: &Look| {
             let before: Known = read_if_any(look, 0).ok().flatten().unwrap_or_default();
             let admission = self.admission.current();
-            let revisions = admission.entitlements().iter();
+            let revisions = admission.entitlements().iter().take(MAX_REVISIONS);
             let now = Known {
                 revision: admission.revision().to_owned(),
                 entitlements: revisions.map(|one| (one.name.clone(), one.revision.clone())).collect(),
@@ -83,16 +98,15 @@ impl Desk {
     }
 
     async fn note_exhausted(&self) -> Result<(), DeskError> {
-        let places = self.store.scan(&Index::Limited, None, MAX_LIMITED).await?;
-        let ids: Vec<String> = places.into_iter().map(|(_, id)| id).collect();
-        if ids.is_empty() {
-            return Ok(());
-        }
-        let look = self.store.look(&ids.iter().flat_map(rows).collect::<Vec<_>>()).await?;
-        for (index, id) in ids.iter().enumerate() {
-            if !matches!(spent(&look, 2 * index)?, Spent::No) {
-                let decide = |look: &Look| exhausted(look, id);
-                self.change(&rows(id), decide).await?;
+        let ids = self.all_of(&Index::Limited).await?;
+        for batch in ids.chunks(MAX_LIMITED) {
+            let look = self.store.look(&batch.iter().flat_map(rows).collect::<Vec<_>>()).await?;
+            for (index, id) in batch.iter().enumerate() {
+                // One that cannot be read is not one to speak of.
+                if matches!(spent(&look, 2 * index), Ok(Spent::Yes(_) | Spent::Gone)) {
+                    let decide = |look: &Look| exhausted(look, id);
+                    self.change(&rows(id), decide).await?;
+                }
             }
         }
         Ok(())

@@ -106,6 +106,11 @@ impl Asking<'_> {
         Ok(matches!(self.decide(action, about)?, Admitted::Yes(_)))
     }
 
+    /// Whether the caller is one of those who see everything, about whom no row needs a question of its own.
+    pub fn sees_all(&self) -> bool {
+        self.who.is_some_and(|who| self.admission.entitlements().oversees(&who.caller))
+    }
+
     /// What a caller may not see is not found.
     ///
     /// # Errors

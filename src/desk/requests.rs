@@ -12,9 +12,10 @@ use super::event::{Event, EventType};
 use super::model::{Kind, Party, Registered, Request, Standing, State};
 use super::questions::{About, Action, Asking};
 use super::{
-    CALL_MEMORY, Desk, DeskError, Limits, MAX_PENDING, MAX_START_AHEAD, after, checked, giving, new_grant_id,
-    new_id, until,
+    CALL_MEMORY, Desk, DeskError, HOUR, Limits, MAX_ASKS_PER_HOUR, MAX_PENDING, MAX_START_AHEAD, after,
+    checked, giving, new_grant_id, new_id, until,
 };
+use crate::clock::Clock;
 use crate::entitlement::Entitlement;
 use crate::grant::GrantId;
 use crate::principal::{Identity, Principal};
@@ -89,8 +90,9 @@ impl CallRow {
         }
     }
 
-    pub(super) fn write(&self, request: &Request) -> Result<Write, DeskError> {
-        let call = Call { request: request.id.clone(), asked: self.asked.clone() };
+    /// `request` is empty where the call made none.
+    pub(super) fn write(&self, request: &str) -> Result<Write, DeskError> {
+        let call = Call { request: request.to_owned(), asked: self.asked.clone() };
         Ok(Write::Put { row: self.row(), value: write(&call)?, keep: Some(CALL_MEMORY) })
     }
 }
@@ -111,11 +113,14 @@ impl Desk {
     /// # Errors
     /// See [`DeskError`].
     pub async fn ask(&self, who: &Identity, mut ask: Ask) -> Result<Request, DeskError> {
+        self.check_caller(who)?;
         ask.justification = checked("justification", &ask.justification)?;
         ask.ticket = checked("ticket", &ask.ticket)?;
         let call = CallRow::new(who, ask.call.as_deref(), &asked_text(&ask))?;
-        self.check_pending(who).await?;
         let rows: Vec<Row> = call.iter().map(CallRow::row).collect();
+        if !self.is_repeated(call.as_ref(), &rows).await? {
+            self.check_pending(who).await?;
+        }
         let decide = |look: &Look| {
             if let Some(made) = call.as_ref().map(|call| call.made(look, 0)).transpose()?.flatten() {
                 return Ok(Plan::nothing(Asked::Before(made)));
@@ -147,9 +152,10 @@ impl Desk {
         };
         request.justification.clone_from(&ask.justification);
         request.ticket.clone_from(&ask.ticket);
-        self.check_locks(&request.subject, Some(&request.entitlement))?;
         let about = About { entitlement: Some(entitlement), request: Some(&request), ..About::default() };
         let terms = asking.require(Action::RequestCreate, about)?;
+        // After policy: nobody learns of locks by asking for others.
+        self.known_locks()?.check(request.parties(), Some(&request.entitlement))?;
         apply(&terms, &mut request, now);
         if let Some(start) = request.not_before {
             request.approve_by = request.approve_by.min(after(start, request.narrowed()));
@@ -191,6 +197,7 @@ impl Desk {
             standing: if starts > now { Standing::Scheduled } else { Standing::Active },
             record: giving::record_of(entitlement, &id, &request, persons),
             requester: Some(request.requester.name.clone()),
+            gives: Some(request.gives.clone()),
             created: now,
             starts,
             expires: after(starts, duration),
@@ -206,17 +213,40 @@ impl Desk {
         Ok(Plan::new(request, giving::begin(&id, &grant, now)?, events))
     }
 
+    /// Whether the call was made before: then it makes nothing, and no limit is in its way.
+    pub(super) async fn is_repeated(&self, call: Option<&CallRow>, rows: &[Row]) -> Result<bool, DeskError> {
+        match (call, rows.last()) {
+            (Some(call), Some(row)) => {
+                let look = self.store.look(std::slice::from_ref(row)).await?;
+                Ok(call.made(&look, 0)?.is_some())
+            }
+            _ => Ok(false),
+        }
+    }
+
     /// A loop that asks and asks must not fill the store.
     pub(super) async fn check_pending(&self, who: &Identity) -> Result<(), DeskError> {
         let index = Index::PendingOf(who.subject.to_string());
         let pending = self.store.scan(&index, None, MAX_PENDING).await?;
-        if pending.len() < MAX_PENDING {
-            return Ok(());
+        if pending.len() >= MAX_PENDING {
+            return Err(too_many_pending());
         }
-        Err(DeskError::Full(format!(
-            "{MAX_PENDING} requests of yours are pending; withdraw some, or wait for them"
-        )))
+        let index = Index::Of(who.subject.to_string());
+        let asked = self.store.scan(&index, None, MAX_ASKS_PER_HOUR).await?;
+        let hour_ago =
+            Clock::System.now().wall.as_millisecond() - i64::try_from(HOUR.as_millis()).unwrap_or(i64::MAX);
+        let is_loop = asked.len() >= MAX_ASKS_PER_HOUR && asked.last().is_some_and(|(at, _)| *at > hour_ago);
+        if is_loop {
+            return Err(DeskError::Full(format!(
+                "{MAX_ASKS_PER_HOUR} requests of yours in an hour are enough; wait"
+            )));
+        }
+        Ok(())
     }
+}
+
+fn too_many_pending() -> DeskError {
+    DeskError::Full(format!("{MAX_PENDING} requests of yours are pending; withdraw some, or wait for them"))
 }
 
 impl<'a> Asking<'a> {
@@ -267,7 +297,7 @@ pub(super) fn draft(
 
 /// The plan of a request, with the call that made it.
 pub(super) fn remembered(plan: Plan<Request>, call: Option<&CallRow>) -> Result<Plan<Asked>, DeskError> {
-    let call = call.map(|call| call.write(&plan.answer)).transpose()?;
+    let call = call.map(|call| call.write(&plan.answer.id)).transpose()?;
     let mut plan = plan.map(Asked::Made);
     plan.writes.extend(call);
     Ok(plan)

@@ -29,6 +29,7 @@ impl Desk {
         reason: &str,
         duration: Option<Duration>,
     ) -> Result<Request, DeskError> {
+        self.check_caller(who)?;
         let reason = checked("reason", reason)?;
         let rows = self.rows_of(id).await?;
         let decide = |look: &Look| {
@@ -54,7 +55,6 @@ impl Desk {
         narrows(&request, duration)?;
         let entitlement = current(asking, &request)?;
         let held = extended(look, &request)?;
-        self.check_locks(&request.subject, Some(&request.entitlement))?;
         let reviewer = review.reviewer.name.clone();
         let is_repeated = request.reviews.iter().any(|before| before.reviewer.name == reviewer);
         request.reviews.push(review);
@@ -64,7 +64,11 @@ impl Desk {
             grant: held.as_ref().map(|held| &held.grant),
             ..About::default()
         };
-        let terms = asking.require(Action::RequestApprove, about)?;
+        let mut terms = asking.require(Action::RequestApprove, about)?;
+        let locks = self.known_locks()?;
+        let own = request.reviews.last().into_iter().flat_map(|review| review.reviewer.names());
+        locks.check(request.parties().chain(own), Some(&request.entitlement))?;
+        locks.strike(&mut terms.approvals, &request.reviews);
         if is_repeated {
             return Err(DeskError::State(format!(
                 "{reviewer} has reviewed it already; every person counts once"
@@ -144,6 +148,7 @@ impl Desk {
     /// # Errors
     /// See [`DeskError`].
     pub async fn deny(&self, who: &Identity, id: &str, reason: &str) -> Result<Request, DeskError> {
+        self.check_caller(who)?;
         let reason = checked("reason", reason)?;
         let rows = self.rows_of(id).await?;
         let decide = |look: &Look| {

@@ -251,6 +251,9 @@ pub struct Commit {
     /// On the store's clock: not at or after this moment.
     pub before: Option<Timestamp>,
     pub writes: Vec<Write>,
+    /// When it was seen, on the store's clock: what is given for a time is given from then, however long the change took
+    /// to arrive. Left out, from the change itself.
+    pub at: Option<Timestamp>,
     /// The events of the change. Each has something in it that no other has. None at all only where nothing is changed
     /// but what is due and in indexes, or in marks alone ([`Self::is_marks`]).
     pub events: Vec<String>,
@@ -283,7 +286,8 @@ impl Commit {
     pub(super) fn check(&self) -> Result<(), StoreError> {
         let refused = |why: String| Err(StoreError::Refused(why));
         // What nobody did is no event: something that was due and has been done already is only struck off.
-        let is_housekeeping = |write: &Write| matches!(write, Write::NotDue(_) | Write::Leave { .. });
+        let is_housekeeping =
+            |write: &Write| matches!(write, Write::NotDue(_) | Write::Due { .. } | Write::Leave { .. });
         if self.events.is_empty() && !self.is_marks() && !self.writes.iter().all(is_housekeeping) {
             return refused("a change without an event".to_owned());
         }

@@ -74,7 +74,7 @@ impl AccessService for Api {
         };
         let standing = (self.explain)(caller.clone(), asked.clone()).await;
         let target = Target::http(&asked.host, &asked.method, &asked.path, None).with_source(asked.source);
-        let offers = if standing.allowed { Vec::new() } else { self.desk.offers(&caller, &target) };
+        let offers = if standing.allowed { Vec::new() } else { self.desk.offers(&who, &caller, &target) };
         Ok(Response::new(explanation(standing, offers, &caller)))
     }
 

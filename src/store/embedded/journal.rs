@@ -237,8 +237,17 @@ impl EmbeddedStore {
     fn commit_now(&self, mut commit: Commit) -> Result<Outcome, StoreError> {
         commit.check()?;
         let wall = self.around.clock.now();
+        let late =
+            commit.at.map(|at| wall.wall.duration_since(at)).and_then(|late| Duration::try_from(late).ok());
         let mut changes = Vec::new();
         for write in &mut commit.writes {
+            if let (Write::Grant { ttl, .. }, Some(late)) = (&mut *write, late) {
+                // It ends when it was to end, however long the change took to arrive.
+                match ttl.checked_sub(late).filter(|left| !left.is_zero()) {
+                    Some(left) => *ttl = left,
+                    None => return Ok(Outcome::Late),
+                }
+            }
             changes.extend(self.checked(write, wall).map_err(StoreError::Invalid)?);
         }
         let _order = self.commit_order.lock().unwrap_or_else(PoisonError::into_inner);

@@ -208,7 +208,7 @@ impl RedisStore {
     }
 
     fn commit_command(&self, commit: &Commit, events: &[StoredEvent]) -> Cmd {
-        let Commit { seen, unchanged, before, writes, events: _ } = commit;
+        let Commit { seen, unchanged, before, at, writes, events: _ } = commit;
         let mut call = Call::of(&[self.keys.head(), self.keys.events()]);
         call.arg(self.journal.clock.load(Ordering::Relaxed));
         if commit.is_marks() {
@@ -228,6 +228,7 @@ impl RedisStore {
             };
         }
         call.optional(before.map(millis_down));
+        call.optional(at.map(millis_down));
         call.arg(writes.len());
         for write in writes {
             self.add_write(&mut call, write);
@@ -260,7 +261,7 @@ impl RedisStore {
             }
             Write::NotDue(what) => call.arg("notdue").key(self.keys.due().to_owned()).arg(what),
             Write::Grant { id, record, ttl } => {
-                call.arg("set").key(self.keys.grant(id)).arg(record).arg(kept_millis(*ttl))
+                call.arg("give").key(self.keys.grant(id)).arg(record).arg(kept_millis(*ttl))
             }
             Write::EndGrant(id) => call.arg("del").key(self.keys.grant(id)),
             Write::Lock { id, record, ttl } => {

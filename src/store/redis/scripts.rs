@@ -131,6 +131,9 @@ for _ = 1, tonumber(take()) do
 end
 local before = take()
 if before ~= '' and now >= tonumber(before) then return {'late', ''} end
+local seen = take()
+local late = 0
+if seen ~= '' then late = math.max(now - tonumber(seen), 0) end
 
 local plan, kinds, indexes = {}, {[KEYS[2]] = 'stream'}, {}
 local function planned(...) plan[#plan + 1] = {...} end
@@ -141,6 +144,12 @@ for _ = 1, count do
     local value, keep = take(), take()
     kinds[key] = 'string'
     if keep == '' then planned('SET', key, value) else planned('SET', key, value, 'PX', keep) end
+  elseif what == 'give' then
+    -- It ends when it was to end, however long the change took to arrive.
+    local value, left = take(), tonumber(take()) - late
+    if left <= 0 then return {'late', ''} end
+    kinds[key] = 'string'
+    planned('SET', key, value, 'PX', string.format('%.0f', left))
   elseif what == 'del' then
     planned('DEL', key)
   elseif what == 'due' then
@@ -237,7 +246,7 @@ return {'done', ''}
 /// KEYS: head, events, then all others
 /// ARGV: latest clock, head that was seen, number of the first event (both empty for marks, which leave the head alone), events that are kept, longest value; then, each
 /// list with its length before it, what must be unchanged (key, whether it is there with this value, 1, is not, 0, or is at all, value), the moment it must be
-/// before or nothing, writes (what, key, and what belongs to it), events (number, hash, document); keys by number
+/// before or nothing, the moment it was seen or nothing, writes (what, key, and what belongs to it), events (number, hash, document); keys by number
 /// Answers `done`, `late`, or `moved` with the hash of the event that came first.
 pub const COMMIT: &str = concat!("#!lua", read_head!(), read_text!(), commit!());
 

@@ -102,7 +102,10 @@ impl Room {
         let keeping = Arc::clone(&desk);
         tasks.push(tokio::spawn(async move { match keeping.keep_time().await {} }));
         let entitlements = std::sync::Mutex::new(entitlements);
-        Self { desk, store, replica, admission: live, entitlements, tasks, _dir: dir }
+        let room = Self { desk, store, replica, admission: live, entitlements, tasks, _dir: dir };
+        // Until then nobody knows who is locked.
+        room.wait_for_replica();
+        room
     }
 
     /// Another instance, at the same Redis and with the same entitlements.
