@@ -197,12 +197,11 @@ impl Desk {
             self.asking(&admission, Some(who), now).require(Action::GrantRevokeAll, about).map(|_| ())
         };
         may(self.store.look(&[]).await?.now)?;
-        let ids = self.all_open(target).await?;
+        let (ids, mut failed) = self.all_open(target).await?;
         let mut all = Revoked::default();
         if validate_only {
-            return Ok(Revoked { ids, ..all });
+            return failed.map_or(Ok(Revoked { ids, ..all }), Err);
         }
-        let mut failed = None;
         for batch in ids.chunks(BATCH) {
             let rows: Vec<Row> = batch.iter().flat_map(|id| rows_of(id.as_str())).collect();
             let decide = |look: &Look| {
@@ -245,8 +244,9 @@ impl Desk {
         failed.map_or(Ok(all), Err)
     }
 
-    /// Every grant that lives or is scheduled: keys that others wrote are among them.
-    async fn all_open(&self, target: &Target) -> Result<Vec<GrantId>, DeskError> {
+    /// Every grant that lives or is scheduled: keys that others wrote are among them. If those that are scheduled cannot be
+    /// read, why.
+    async fn all_open(&self, target: &Target) -> Result<(Vec<GrantId>, Option<DeskError>), DeskError> {
         let subject = match target {
             Target::Principal(principal) => Some(principal),
             Target::Entitlement(_) | Target::Everything => None,
@@ -257,14 +257,18 @@ impl Desk {
                 ids.push(stored.id);
             }
         }
-        for grant in self.registered(self.all_of(&Index::Scheduled).await?.into_iter()).await? {
+        let (scheduled, failed) = match self.entered(&Index::Scheduled).await {
+            Ok(scheduled) => (scheduled, None),
+            Err(error) => (Vec::new(), Some(error)),
+        };
+        for grant in scheduled {
             if grant.standing == Standing::Scheduled && target.takes(&grant.record) {
                 ids.extend(grant.id.parse::<GrantId>().ok());
             }
         }
         ids.sort();
         ids.dedup();
-        Ok(ids)
+        Ok((ids, failed))
     }
 }
 

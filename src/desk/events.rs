@@ -98,9 +98,9 @@ impl Desk {
             let sees_all = self.admission.snapshot().entitlements().oversees(&who.caller);
             // Those who see everything ask policy nothing.
             if sees_all {
-                pick()?
+                pick()?;
             } else {
-                self.picking(pick).await?
+                self.picking(pick).await?;
             }
             if is_last || page.has_more {
                 return Ok(page);

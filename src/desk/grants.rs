@@ -200,7 +200,7 @@ impl Desk {
         };
         let request = match self.change(&rows, decide).await?.answer {
             None => None,
-            Some(Asked::Made(request)) => Some(request),
+            Some(Asked::Made(request)) => Some(*request),
             Some(Asked::Before(made)) if made.is_empty() => None,
             Some(Asked::Before(made)) => Some(self.request(who, &made).await?.request),
         };

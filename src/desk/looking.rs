@@ -15,6 +15,7 @@ use crate::entitlement::Entitlement;
 use crate::grant::GrantId;
 use crate::permission::Target as Asked;
 use crate::principal::{Caller, Identity, Principal};
+use crate::store::StoreError;
 use crate::store::journal::{Index, Place, Row, Table};
 
 /// Rows that one page looks at. Those the caller may not see are among them, so a page may be short.
@@ -118,7 +119,7 @@ impl Desk {
             let rows: Vec<Row> = places.iter().map(|(_, id)| Row::new(Table::Requests, id.clone())).collect();
             let look = self.store.look(&rows).await?;
             let is_last = places.len() < BATCH;
-            let taken = self.picking(|| {
+            let looked_at = self.picking(|| {
                 let admission = self.admission.current();
                 let asking = self.asking(&admission, Some(who), look.now);
                 for (at, text) in look.values.iter().enumerate() {
@@ -135,10 +136,10 @@ impl Desk {
                 }
                 Ok(places.len())
             });
-            let taken = taken.await?;
-            scanned += taken;
-            let is_cut = taken < places.len();
-            before = places.into_iter().nth(taken.saturating_sub(1)).or(before);
+            let looked_at = looked_at.await?;
+            scanned += looked_at;
+            let is_cut = looked_at < places.len();
+            before = places.into_iter().nth(looked_at.saturating_sub(1)).or(before);
             if is_last && !is_cut {
                 return Ok(Page { items, next: None });
             }
@@ -198,9 +199,13 @@ impl Desk {
             None => who.caller.principals().iter().map(|name| Index::RegisterOf(name.to_string())).collect(),
         };
         for index in &indexes {
-            let ids = self.all_of(index).await?;
-            for grant in self.registered(ids.into_iter()).await? {
-                found.insert(grant.id.clone(), grant);
+            match self.entered(index).await {
+                Ok(grants) => found.extend(grants.into_iter().map(|grant| (grant.id.clone(), grant))),
+                // While a cluster moves keys it may not read several at once; those that live are there all the same.
+                Err(DeskError::Store(StoreError::NotNow(why))) => {
+                    tracing::warn!("the register cannot be read, and live grants are shown alone: {why}");
+                }
+                Err(error) => return Err(error),
             }
         }
         let names: Option<Vec<&Principal>> = match subject {
@@ -259,6 +264,12 @@ impl Desk {
                 Ok(all)
             }
         }
+    }
+
+    /// Every grant of an index of the register.
+    pub(super) async fn entered(&self, index: &Index) -> Result<Vec<Registered>, DeskError> {
+        let ids = self.all_of(index).await?;
+        self.registered(ids.into_iter()).await
     }
 
     /// Every id of an index, page by page.

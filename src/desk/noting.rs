@@ -100,7 +100,7 @@ impl Desk {
     async fn note_exhausted(&self) -> Result<(), DeskError> {
         let ids = self.all_of(&Index::Limited).await?;
         for batch in ids.chunks(MAX_LIMITED) {
-            let look = self.store.look(&batch.iter().flat_map(rows).collect::<Vec<_>>()).await?;
+            let look = self.store.look(&batch.iter().flat_map(|id| rows(id)).collect::<Vec<_>>()).await?;
             for (index, id) in batch.iter().enumerate() {
                 // One that cannot be read is not one to speak of.
                 if matches!(spent(&look, 2 * index), Ok(Spent::Yes(_) | Spent::Gone)) {
@@ -130,8 +130,8 @@ impl Desk {
     }
 }
 
-fn rows(id: &String) -> [Row; 2] {
-    [Row::new(Table::Register, id.as_str()), Row::new(Table::Uses, id.as_str())]
+fn rows(id: &str) -> [Row; 2] {
+    [Row::new(Table::Register, id), Row::new(Table::Uses, id)]
 }
 
 enum Spent {

@@ -103,7 +103,7 @@ fn hex(text: &str) -> String {
 
 /// Whether the request was made, or was there.
 pub(super) enum Asked {
-    Made(Request),
+    Made(Box<Request>),
     Before(String),
 }
 
@@ -129,12 +129,12 @@ impl Desk {
             let asking = self.asking(&admission, Some(who), look.now);
             let plan = self.decide_ask(&asking, &ask)?;
             if ask.validate_only {
-                return Ok(Plan::nothing(Asked::Made(plan.answer)));
+                return Ok(Plan::nothing(Asked::Made(Box::new(plan.answer))));
             }
             remembered(plan, call.as_ref())
         };
         match self.change(&rows, decide).await?.answer {
-            Asked::Made(request) => Ok(request),
+            Asked::Made(request) => Ok(*request),
             Asked::Before(id) => self.request(who, &id).await.map(|seen| seen.request),
         }
     }
@@ -298,7 +298,7 @@ pub(super) fn draft(
 /// The plan of a request, with the call that made it.
 pub(super) fn remembered(plan: Plan<Request>, call: Option<&CallRow>) -> Result<Plan<Asked>, DeskError> {
     let call = call.map(|call| call.write(&plan.answer.id)).transpose()?;
-    let mut plan = plan.map(Asked::Made);
+    let mut plan = plan.map(|request| Asked::Made(Box::new(request)));
     plan.writes.extend(call);
     Ok(plan)
 }

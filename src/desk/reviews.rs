@@ -75,7 +75,7 @@ impl Desk {
             )));
         }
         request.approvals_required = terms.approvals_required;
-        let reviewed = reviewed(asking, &request);
+        let review_event = reviewed(asking, &request);
         let mut plan = self.counted(&request, entitlement, held, &terms, now)?;
         plan.writes.extend(giving::put_request(&plan.answer, now, false)?);
         plan.writes.push(Write::Enter {
@@ -83,7 +83,7 @@ impl Desk {
             id: request.id.clone(),
             keep: Some(KEEP),
         });
-        plan.events.insert(0, reviewed);
+        plan.events.insert(0, review_event);
         // Judged on the store's clock in the same step: who is late is late, however long the way was.
         plan.before = Some(plan.before.map_or(request.approve_by, |before| before.min(request.approve_by)));
         Ok(plan)

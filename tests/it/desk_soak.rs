@@ -92,7 +92,7 @@ async fn act(
     ids: Arc<Vec<String>>,
     round: u64,
 ) {
-    let index = random.below(REQUESTS as u64) as usize;
+    let index = below(&mut random, REQUESTS);
     let id = ids[index].clone();
     let lead = format!("lead-{}", random.below(REVIEWERS as u64));
     let reason = String::new();
@@ -103,7 +103,9 @@ async fn act(
         ),
         6 => drop(client.deny_request(by(&lead, v1::DenyAccessRequest { id, reason })).await),
         7 => {
-            drop(client.withdraw_request(by(&format!("dev-{index}"), v1::WithdrawAccessRequest { id })).await)
+            drop(
+                client.withdraw_request(by(&format!("dev-{index}"), v1::WithdrawAccessRequest { id })).await,
+            );
         }
         _ => drop(ask(&mut client, index, round).await),
     }
@@ -116,6 +118,8 @@ struct Truth {
     events: Vec<Value>,
 }
 
+type Entry = (String, BTreeMap<String, String>);
+
 fn truth(redis: &Redis) -> Truth {
     let rows = |table: &str| {
         let prefix = format!("{{jit}}:{table}:");
@@ -126,7 +130,6 @@ fn truth(redis: &Redis) -> Truth {
         };
         keys.into_iter().map(read).collect()
     };
-    type Entry = (String, BTreeMap<String, String>);
     let entries: Vec<Entry> = redis.query(redis::cmd("XRANGE").arg("{jit}:events").arg("-").arg("+"));
     let (mut hash, mut events) = (journal::GENESIS.to_owned(), Vec::new());
     for (index, (id, fields)) in entries.into_iter().enumerate() {
@@ -198,7 +201,7 @@ async fn every_request_has_one_outcome_whoever_is_killed() {
             ids.push(ask(&mut client, index, round).await.expect("asked of instances that both run").id);
         }
         let ids = Arc::new(ids);
-        let killed = random.below(ACTORS as u64) as usize;
+        let killed = below(&mut random, ACTORS);
         let mut tasks = Vec::new();
         for actor in 0..ACTORS {
             let client = clients[actor % 2].clone();
@@ -208,7 +211,7 @@ async fn every_request_has_one_outcome_whoever_is_killed() {
                 // Whatever it is doing.
                 let pause = seeded(round, 2_000_000).below(40);
                 tokio::time::sleep(std::time::Duration::from_millis(pause)).await;
-                let victim = &mut instances[round as usize % 2];
+                let victim = &mut instances[usize::from(round % 2 == 1)];
                 tokio::task::block_in_place(|| victim.kill_and_restart());
             }
         }
@@ -224,6 +227,10 @@ async fn every_request_has_one_outcome_whoever_is_killed() {
         "desk: {} rounds of {ACTORS} actors on {REQUESTS} requests, an instance killed in each",
         rounds()
     );
+}
+
+fn below(random: &mut Random, bound: usize) -> usize {
+    usize::try_from(random.below(u64::try_from(bound).unwrap())).unwrap()
 }
 
 /// Seeds that lie side by side must not begin alike.

@@ -23,7 +23,7 @@ fn demo(more: &[&str]) {
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(text.contains("All 10 steps went as they should."), "{text}");
+    assert!(text.contains("steps went as they should."), "{text}");
 }
 
 #[test]

@@ -819,7 +819,11 @@ async fn by_http_2_too_and_not_without_identity() {
         let response = client.request(call).await.unwrap();
         assert_eq!((response.version(), response.status().as_u16()), (http::Version::HTTP_2, status));
     }
-    let call = Request::get(format!("http://{}/v1/openapi.json", daypass.api)).body(Body::empty()).unwrap();
+    let document = || Request::get(format!("http://{}/v1/openapi.json", daypass.api));
+    let call = document().body(Body::empty()).unwrap();
+    assert_eq!(client.request(call).await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    let bearer = format!("Bearer {}", token(&daypass));
+    let call = document().header("authorization", bearer).body(Body::empty()).unwrap();
     assert_eq!(client.request(call).await.unwrap().status(), StatusCode::OK);
 }
 
@@ -835,7 +839,10 @@ async fn reflection_still_works() {
     let mut client = ServerReflectionClient::new(channel(&daypass.api).await);
     let symbol = MessageRequest::FileContainingSymbol("daypass.v1.GrantService".into());
     let ask = ServerReflectionRequest { host: String::new(), message_request: Some(symbol) };
-    let mut answers = client.server_reflection_info(tokio_stream::once(ask)).await.unwrap().into_inner();
+    let mut call = tonic::Request::new(tokio_stream::once(ask));
+    let bearer = format!("Bearer {}", token(&daypass));
+    call.metadata_mut().insert("authorization", bearer.parse().unwrap());
+    let mut answers = client.server_reflection_info(call).await.unwrap().into_inner();
     let answer = answers.next().await.unwrap().unwrap().message_response.unwrap();
     assert!(matches!(answer, MessageResponse::FileDescriptorResponse(_)), "{answer:?}");
 }

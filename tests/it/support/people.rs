@@ -2,12 +2,9 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Output;
 
 use ring::digest::{SHA256, digest};
 use tonic::Request;
-
-use super::daypass::binary;
 
 /// The token of somebody whom [`write_tokens`] knows.
 pub fn token_of(name: &str) -> String {
@@ -20,10 +17,9 @@ pub fn write_tokens(path: &Path, people: &[(&str, &[&str])]) {
     for (name, groups) in people {
         let hash = data_encoding::HEXLOWER.encode(digest(&SHA256, token_of(name).as_bytes()).as_ref());
         let groups: Vec<String> = groups.iter().map(|group| format!("group:{group}")).collect();
-        text.push_str(&format!(
-            "- name: {name}\n  sha256: {hash}\n  principal: user:{name}\n  groups: [{}]\n",
-            groups.join(", ")
-        ));
+        let groups = groups.join(", ");
+        text.extend(["- name: ", name, "\n  sha256: ", &hash, "\n  principal: user:", name]);
+        text.extend(["\n  groups: [", &groups, "]\n"]);
     }
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(path, text).unwrap();
@@ -36,11 +32,4 @@ pub fn by<T>(name: &str, message: T) -> Request<T> {
     let value = format!("Bearer {}", token_of(name)).parse().unwrap();
     request.metadata_mut().insert("authorization", value);
     request
-}
-
-/// `daypass ...` as somebody, against an API.
-pub fn run_as(name: &str, api: &str, args: &[&str]) -> Output {
-    let mut command = binary();
-    command.args(args).env("DAYPASS_TOKEN", token_of(name)).env("DAYPASS_API", format!("http://{api}"));
-    command.output().unwrap()
 }
