@@ -255,8 +255,7 @@ impl Commit {
     /// another's if its answer was lost: [`Outcome::Moved`], and the row says whose it is.
     #[must_use]
     pub fn is_marks(&self) -> bool {
-        let is_mark =
-            |write: &Write| matches!(write, Write::Put { row, .. } if row.table == Table::Webhooks);
+        let is_mark = |write: &Write| matches!(write, Write::Put { row, .. } if row.table == Table::Webhooks);
         self.events.is_empty() && !self.writes.is_empty() && self.writes.iter().all(is_mark)
     }
 
@@ -267,8 +266,7 @@ impl Commit {
     pub(super) fn check(&self) -> Result<(), StoreError> {
         let refused = |why: String| Err(StoreError::Refused(why));
         // What nobody did is no event: something that was due and has been done already is only struck off.
-        let is_housekeeping =
-            |write: &Write| matches!(write, Write::NotDue(_) | Write::Leave { .. });
+        let is_housekeeping = |write: &Write| matches!(write, Write::NotDue(_) | Write::Leave { .. });
         if self.events.is_empty() && !self.is_marks() && !self.writes.iter().all(is_housekeeping) {
             return refused("a change without an event".to_owned());
         }

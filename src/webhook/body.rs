@@ -11,10 +11,9 @@ use crate::store::journal::StoredEvent;
 pub fn body(format: Format, stored: &StoredEvent, told: &Told) -> String {
     match format {
         // The document letter by letter, as its hash was taken of it.
-        Format::Generic => format!(
-            r#"{{"number":{},"hash":"{}","event":{}}}"#,
-            stored.number, stored.hash, stored.document
-        ),
+        Format::Generic => {
+            format!(r#"{{"number":{},"hash":"{}","event":{}}}"#, stored.number, stored.hash, stored.document)
+        }
         Format::Slack => serde_json::json!({"text": slack::line(told)}).to_string(),
     }
 }

@@ -40,7 +40,9 @@ pub fn line(told: &Told) -> String {
         "grant.extended" => format!("{whose} has {what} for longer"),
         "grant.cancelled" => format!("{whose} does not get {what}, which was scheduled"),
         "grant.revoked" => format!("{who} ended {what} of {whose}"),
-        "grant.revoked_again" => "A revoked grant was back after a failover, and was revoked again".to_owned(),
+        "grant.revoked_again" => {
+            "A revoked grant was back after a failover, and was revoked again".to_owned()
+        }
         "grant.relinquished" => format!("{who} gave {what} back"),
         "grant.ended" => format!("{what} of {whose} has run its time"),
         "breakglass.activated" => format!("BREAK GLASS: {who} took {what} without approval"),
@@ -89,7 +91,8 @@ fn next(told: &Told) -> String {
                 return String::new();
             }
             let by = moment("approve_by").map(|at| format!(", by {at}")).unwrap_or_default();
-            let persons = if needed == 1 { "1 person has".to_owned() } else { format!("{needed} persons have") };
+            let persons =
+                if needed == 1 { "1 person has".to_owned() } else { format!("{needed} persons have") };
             let request = id("request");
             format!(
                 "{persons} to agree{by}: daypass request approve {request} (or: daypass request deny {request})"
@@ -100,8 +103,13 @@ fn next(told: &Told) -> String {
         }
         "breakglass.activated" => {
             let skipped = told.detail("skipped_approvers").and_then(serde_json::Value::as_array);
-            let names: Vec<_> =
-                skipped.into_iter().flatten().filter_map(|name| name.as_str()).take(MAX_NAMES).map(plain).collect();
+            let names: Vec<_> = skipped
+                .into_iter()
+                .flatten()
+                .filter_map(|name| name.as_str())
+                .take(MAX_NAMES)
+                .map(plain)
+                .collect();
             let skipped =
                 if names.is_empty() { String::new() } else { format!("Not asked: {}. ", names.join(", ")) };
             format!("{skipped}{until}Look at it now; to end it: daypass grant revoke {}", id("grant"))
@@ -210,14 +218,17 @@ mod tests {
             "entitlement": "payments", "reason": "payments are down",
             "details": {"skipped_approvers": ["group:leads", "user:<!here>"], "expires_at": "2026-01-31T12:00:00Z"},
         }));
-        assert!(line.starts_with("BREAK GLASS: user:alice took payments without approval: \"payments are down\""));
+        assert!(
+            line.starts_with("BREAK GLASS: user:alice took payments without approval: \"payments are down\"")
+        );
         assert!(line.contains("Not asked: group:leads, user:&lt;!here&gt;. Ends 2026"), "{line}");
         assert!(line.ends_with("daypass grant revoke g-1"), "{line}");
     }
 
     #[test]
     fn what_people_write_is_text() {
-        let reason = "<!channel> *bold* _it_ ~gone~ `code` a_b <https://evil|bank> &lt;\n> quote\u{202e}\u{200b}\u{7}";
+        let reason =
+            "<!channel> *bold* _it_ ~gone~ `code` a_b <https://evil|bank> &lt;\n> quote\u{202e}\u{200b}\u{7}";
         let line = of(&json!({"type": "request.denied", "actor": "user:*x*", "reason": reason}));
         let quoted = line.split('"').nth(1).unwrap();
         assert_eq!(
