@@ -271,7 +271,7 @@ impl Parts {
             clock: Clock::System,
             in_flight: AtomicUsize::new(0),
         });
-        Ok(Self { checker, admission, desk, store, gate, webhooks, tls, readiness, log_writer, seen })
+        Ok(Self { checker, admission, store, desk, gate, webhooks, tls, readiness, log_writer, seen })
     }
 }
 

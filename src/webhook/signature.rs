@@ -70,7 +70,7 @@ mod tests {
         {
             assert!(write(content, mode).unwrap_err().contains(message), "{message}");
         }
-        assert!(write(&[b'x'; 70_000], 0o600).unwrap_err().contains("longer"));
+        assert!(write(&vec![b'x'; 70_000], 0o600).unwrap_err().contains("longer"));
         assert!(read_secret(&dir.path().join("none")).is_err());
     }
 }
