@@ -220,6 +220,8 @@ fn each_gets_what_it_asked_for_and_a_new_one_no_history() {
     let (site, daypass) = site("embedded", &config[..1].concat());
     grant(&daypass, "before");
     all.wait(1);
+    // Ended before that is written down, it would come again.
+    wait_for("the mark", || (daypass.metric("daypass_webhook_lag{webhook=\"all\"}") == 0).then_some(()));
     drop(daypass);
     site.configure(&config.concat());
     let daypass = site.begin(3);
