@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::body::body;
 use super::config::WebhookConfig;
-use super::mark::{Lease, Mark, Pause};
+use super::mark::{Lease, Mark, Pause, Place};
 use super::record::Told;
 use super::send::{Delivery, Verdict, send};
 use crate::clock::{BootTime, Clock};
@@ -32,7 +32,7 @@ const LEASE_MARGIN: Duration = Duration::from_secs(5);
 /// Longest wait without a look at what the others do.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 /// The same for a journal that does not move.
-const IDLE_PERIOD: Duration = Duration::from_secs(30);
+const IDLE_PERIOD: Duration = Duration::from_secs(5);
 /// An attempt is not begun with less of the lease left than it may take, and this.
 const LEASE_RESERVE: Duration = Duration::from_secs(1);
 /// After an error of the store.
@@ -140,10 +140,11 @@ impl Deliverer {
         let began = Clock::System.now().boot;
         let look = self.store.look(&[self.row()]).await?;
         let Some(held) = self.read_mark(began, &look).await? else { return Ok(Duration::ZERO) };
-        self.metrics.set_webhook_lag(&self.config.name, look.head.number.saturating_sub(held.mark.number));
-        if held.mark.number >= look.head.number {
+        self.metrics
+            .set_webhook_lag(&self.config.name, look.head.number.saturating_sub(held.mark.place.number));
+        if held.mark.place.number >= look.head.number {
             // A server that lost its journal is found out by looking.
-            let _ = timeout(IDLE_PERIOD, self.store.moved(held.mark.number)).await;
+            let _ = timeout(IDLE_PERIOD, self.store.moved(held.mark.place.number)).await;
             return Ok(Duration::ZERO);
         }
         // The only process at this store: a lease is of one that has ended.
@@ -154,7 +155,7 @@ impl Deliverer {
         if !wait.is_zero() {
             return Ok(wait.min(LOOK_PERIOD));
         }
-        let events = self.store.events(held.mark.number, BATCH).await?;
+        let events = self.store.events(held.mark.place.number, BATCH).await?;
         match self.deliver_all(held, &look, events).await {
             Ok(()) => Ok(Duration::ZERO),
             Err(Stop::Displaced) => Ok(MIN_PAUSE / 10),
@@ -166,64 +167,104 @@ impl Deliverer {
         Row::new(Table::Webhooks, self.config.name.clone())
     }
 
-    /// None: it was put right, look again. A new webhook begins at the journal's end, one that is ahead of it goes back.
+    /// None: it was put right, look again. A new webhook begins at the journal's end.
     async fn read_mark(&self, began: BootTime, look: &Look) -> Result<Option<Held>, StoreError> {
         let text = look.values.first().cloned().flatten();
         let mark = text.as_deref().map(serde_json::from_str::<Mark>);
         let (name, end) = (&self.config.name, look.head.number);
-        match &mark {
-            None => tracing::info!(webhook = name, after = end, "a new webhook begins with the next event"),
-            Some(Ok(mark)) if mark.number <= end => {
-                let mark = mark.clone();
-                return Ok(Some(Held { text, mark, looked: (began, look.now) }));
+        let looked = (began, look.now);
+        let mut held = Held { text, mark: Mark::default(), looked };
+        let put_right = match mark {
+            Some(Ok(mark)) => {
+                held.mark = mark;
+                if !held.mark.place.is_elsewhere(&look.head) {
+                    return Ok(Some(held));
+                }
+                self.search(&mut held).await
             }
-            Some(Ok(mark)) => tracing::warn!(
-                webhook = name,
-                "the journal ends at {end}, and {} was delivered already: the store has lost events; going on \
-                 with the next one",
-                mark.number
-            ),
-            Some(Err(error)) => tracing::error!(
-                webhook = name,
-                "how far it is cannot be read, so it goes on behind event {end}: {error}"
-            ),
-        }
-        let mut held = Held { text, mark: Mark::default(), looked: (began, look.now) };
-        match self.write(&mut held, Mark::at(end)).await {
+            None => {
+                tracing::info!(webhook = name, after = end, "a new webhook begins with the next event");
+                self.write(&mut held, Mark::at(Place::end(&look.head, look.now))).await
+            }
+            Some(Err(error)) => {
+                tracing::error!(
+                    webhook = name,
+                    "how far it is cannot be read, so it goes on behind event {end}: {error}"
+                );
+                self.write(&mut held, Mark::at(Place::end(&look.head, look.now))).await
+            }
+        };
+        match put_right {
             Ok(()) | Err(Stop::Displaced) => Ok(None),
             Err(Stop::Store(error)) => Err(error),
         }
     }
 
+    /// In a journal that is not the one it was in.
+    async fn search(&self, held: &mut Held) -> Result<(), Stop> {
+        let place = held.mark.place.search();
+        let Place { number, time, .. } = held.mark.place;
+        tracing::warn!(
+            webhook = self.config.name,
+            "the journal is another than that of event {number}: the store has lost events; what it has since {time} is \
+             delivered, some perhaps again"
+        );
+        self.write(held, Mark::at(place)).await
+    }
+
     async fn deliver_all(&self, mut held: Held, look: &Look, events: Vec<StoredEvent>) -> Result<(), Stop> {
+        let place = held.mark.place.clone();
         let Some(first) = events.first() else {
             // They were there when the head was looked at, and nobody can read them any more.
-            self.say_lost(held.mark.number, look.head.number.saturating_add(1));
-            return self.write(&mut held, Mark::at(look.head.number)).await;
+            self.say_lost(&place, look.head.number.saturating_add(1));
+            return self.write(&mut held, Mark::at(Place::end(&look.head, look.now))).await;
         };
-        self.say_lost(held.mark.number, first.number);
+        if !place.is_followed_by(first) {
+            return self.search(&mut held).await;
+        }
+        self.say_lost(&place, first.number);
         // Until it is written, what has been passed over would be passed over again: nothing is lost by that.
-        let mut passed = held.mark.number.max(first.number.saturating_sub(1));
+        let mut passed = place.clone();
+        if first.number.saturating_sub(1) > place.number {
+            passed = Place { number: first.number.saturating_sub(1), hash: String::new(), ..place.clone() };
+        }
         for stored in events {
-            let Some(told) = self.wanted(&stored, look.now) else {
-                passed = stored.number;
+            let told = Told::parse(&stored.document);
+            let time = told.as_ref().and_then(|told| told.time).unwrap_or(passed.time);
+            let next = Place {
+                number: stored.number,
+                hash: stored.hash.clone(),
+                time,
+                since: passed.since.filter(|since| time < *since),
+            };
+            let Some(told) = self.wanted(&stored, told, &next, look.now) else {
+                passed = next;
                 continue;
             };
-            let attempts = if passed == held.mark.number { held.mark.attempts() } else { 0 };
+            let attempts = if passed == place { held.mark.attempts() } else { 0 };
             self.take_lease(&mut held, passed).await?;
             if !self.deliver_one(&mut held, &stored, &told, attempts).await? {
                 return Ok(());
             }
             // Written with the lease for the next one, at once.
-            passed = stored.number;
+            passed = next;
         }
         self.write(&mut held, Mark::at(passed)).await
     }
 
     /// An event that is to be delivered. Others are counted where somebody misses them.
-    fn wanted(&self, stored: &StoredEvent, now: Timestamp) -> Option<Told> {
+    fn wanted(
+        &self,
+        stored: &StoredEvent,
+        told: Option<Told>,
+        place: &Place,
+        now: Timestamp,
+    ) -> Option<Told> {
         let (name, number) = (&self.config.name, stored.number);
-        let Some(told) = Told::parse(&stored.document) else {
+        if place.since.is_some() {
+            return None;
+        }
+        let Some(told) = told else {
             tracing::error!(
                 webhook = name,
                 number,
@@ -254,13 +295,14 @@ impl Deliverer {
         Some(told)
     }
 
-    fn say_lost(&self, done: u64, next: u64) {
-        let lost = next.saturating_sub(done).saturating_sub(1);
-        if lost > 0 {
+    fn say_lost(&self, place: &Place, next: u64) {
+        let lost = next.saturating_sub(place.number).saturating_sub(1);
+        // One that searches begins before what is there.
+        if lost > 0 && place.since.is_none() {
             tracing::warn!(
                 webhook = self.config.name,
                 "{lost} events from number {} on left the journal before they could be delivered",
-                done.saturating_add(1)
+                place.number.saturating_add(1)
             );
             self.metrics.count_webhook(&self.config.name, Fate::Lost.as_str(), lost);
         }
@@ -271,12 +313,12 @@ impl Deliverer {
     }
 
     /// Ours for as long as an attempt and its mark take. What has been passed over is done with.
-    async fn take_lease(&self, held: &mut Held, passed: u64) -> Result<(), Stop> {
+    async fn take_lease(&self, held: &mut Held, passed: Place) -> Result<(), Stop> {
         loop {
             let until = after(held.now(), self.config.timeout + LEASE_MARGIN);
             let lease = Some(Lease { owner: self.owner.clone(), until });
-            let pause = held.mark.pause.clone().filter(|_| passed == held.mark.number);
-            self.write(held, Mark { number: passed, lease, pause }).await?;
+            let pause = held.mark.pause.clone().filter(|_| passed == held.mark.place);
+            self.write(held, Mark { place: passed.clone(), lease, pause }).await?;
             // The store may have been long in taking it.
             if after(held.now(), self.config.timeout + LEASE_RESERVE) <= until {
                 return Ok(());
@@ -327,7 +369,7 @@ impl Deliverer {
             );
         }
         let until = after(held.now(), pause);
-        let mark = Mark { pause: Some(Pause { attempts, until }), ..Mark::at(held.mark.number) };
+        let mark = Mark { pause: Some(Pause { attempts, until }), ..Mark::at(held.mark.place.clone()) };
         self.write(held, mark).await?;
         Ok(false)
     }

@@ -150,7 +150,7 @@ mod tests {
             ("99999999999999999999999999", Some(3600)),
             ("Sat, 31 Jan 2026 12:00:30 GMT", Some(30)),
             ("Sat, 31 Jan 2026 11:00:00 GMT", Some(0)),
-            ("Thu, 31 Dec 9998 23:59:59 GMT", Some(3600)),
+            ("Wed, 31 Dec 9000 23:59:59 GMT", Some(3600)),
             ("soon", None),
             ("-1", None),
             ("", None),

@@ -109,8 +109,8 @@ fn grant(daypass: &Daypass, id: &str) {
     daypass.grant(&["create", "--id", id, "--subject", "user:alice", "--path", "/x", "--ttl", "1h"]).unwrap();
 }
 
-fn grants(received: &[Received]) -> Vec<String> {
-    received.iter().map(|one| one.json()["event"]["grant"].as_str().unwrap().to_owned()).collect()
+fn grants(came: &[Received]) -> Vec<String> {
+    came.iter().map(|one| one.json()["event"]["grant"].as_str().unwrap().to_owned()).collect()
 }
 
 fn outcome(daypass: &Daypass, webhook: &str, outcome: &str) -> u64 {
@@ -133,12 +133,12 @@ fn document(language: &str) -> String {
 }
 
 /// Runs the document's verification on a delivery.
-fn verify(key: &str, received: &Received, body: &str) -> bool {
+fn verify(key: &str, came: &Received, body: &str) -> bool {
     let mut child = Command::new("sh")
         .args(["-c", &document("sh")])
         .env("SECRET", key)
-        .env("TIMESTAMP", &received.headers["x-daypass-timestamp"])
-        .env("SIGNATURE", &received.headers["x-daypass-signature"])
+        .env("TIMESTAMP", &came.headers["x-daypass-timestamp"])
+        .env("SIGNATURE", &came.headers["x-daypass-signature"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .spawn()
@@ -160,10 +160,10 @@ fn receivers_get_signed_events_in_order_that_they_can_verify() {
         grant(&daypass, &format!("g{number}"));
     }
     ask(&daypass, "orders", "ünïcode & <tags>");
-    let received = receiver.wait(6);
-    assert_eq!(grants(&received[..5]), ["g0", "g1", "g2", "g3", "g4"]);
+    let came = receiver.wait(6);
+    assert_eq!(grants(&came[..5]), ["g0", "g1", "g2", "g3", "g4"]);
     let mut hash = GENESIS.to_owned();
-    for (index, one) in received.iter().enumerate() {
+    for (index, one) in came.iter().enumerate() {
         let number = u64::try_from(index).unwrap() + 1;
         assert_eq!((one.number(), one.path.as_str()), (number, "/hook?x=1"));
         assert_eq!(one.headers["x-daypass-delivery"], format!("audit-{number}"));
@@ -179,9 +179,9 @@ fn receivers_get_signed_events_in_order_that_they_can_verify() {
             jiff::Timestamp::now().as_second() - one.headers["x-daypass-timestamp"].parse::<i64>().unwrap();
         assert!((0..60).contains(&age), "{age}");
     }
-    assert!(verify("hunter2", &received[5], &received[5].body));
-    assert!(!verify("hunter3", &received[5], &received[5].body));
-    assert!(!verify("hunter2", &received[5], &received[4].body));
+    assert!(verify("hunter2", &came[5], &came[5].body));
+    assert!(!verify("hunter3", &came[5], &came[5].body));
+    assert!(!verify("hunter2", &came[5], &came[4].body));
     let script = document("python");
     let check = |body: &str| {
         let program = format!(
@@ -190,15 +190,15 @@ fn receivers_get_signed_events_in_order_that_they_can_verify() {
         );
         let mut child = Command::new("python3")
             .args(["-c", &program])
-            .env("T", &received[5].headers["x-daypass-timestamp"])
-            .env("S", &received[5].headers["x-daypass-signature"])
+            .env("T", &came[5].headers["x-daypass-timestamp"])
+            .env("S", &came[5].headers["x-daypass-signature"])
             .stdin(Stdio::piped())
             .spawn()
             .unwrap();
         child.stdin.take().unwrap().write_all(body.as_bytes()).unwrap();
         child.wait().unwrap().success()
     };
-    assert!(check(&received[5].body) && !check(&received[4].body));
+    assert!(check(&came[5].body) && !check(&came[4].body));
     wait_for("the metrics", || (daypass.metric("daypass_webhook_lag{webhook=\"audit\"}") == 0).then_some(()));
     wait_for("the count", || (outcome(&daypass, "audit", "delivered") == 6).then_some(()));
     assert_eq!(outcome(&daypass, "audit", "failed"), 0);
@@ -220,6 +220,8 @@ fn each_gets_what_it_asked_for_and_a_new_one_no_history() {
     let (site, daypass) = site("embedded", &config[..1].concat());
     grant(&daypass, "before");
     all.wait(1);
+    // Ended before that is written down, it would come again.
+    wait_for("the mark", || (daypass.metric("daypass_webhook_lag{webhook=\"all\"}") == 0).then_some(()));
     drop(daypass);
     site.configure(&config.concat());
     let daypass = site.begin(3);
@@ -232,9 +234,8 @@ fn each_gets_what_it_asked_for_and_a_new_one_no_history() {
     let seen: Vec<_> = all.wait(10).iter().map(Received::kind).collect();
     assert_eq!(seen.len(), 10, "{seen:?}");
     let of = |receiver: &Receiver, count| -> Vec<(String, String)> {
-        let received = receiver.wait(count);
-        received
-            .iter()
+        let came = receiver.wait(count);
+        came.iter()
             .map(|one| {
                 (one.kind(), one.json()["event"]["entitlement"].as_str().unwrap_or_default().to_owned())
             })
@@ -264,8 +265,8 @@ fn people_read_a_line() {
     let chat = Receiver::willing();
     let (_site, daypass) = site("embedded:memory", &webhook("chat", &chat, "    format: slack\n"));
     ask(&daypass, "orders", "<!channel> *now* & <https://evil|bank>\n> `x`");
-    let received = chat.wait(1).remove(0);
-    let json = received.json();
+    let came = chat.wait(1).remove(0);
+    let json = came.json();
     let text = json["text"].as_str().unwrap();
     assert_eq!(json.as_object().unwrap().len(), 1);
     let id = text.split("daypass request approve ").nth(1).unwrap().split(' ').next().unwrap();
@@ -273,8 +274,8 @@ fn people_read_a_line() {
     assert!(text.starts_with("user:admin asks for orders, for 1h: \""), "{text}");
     assert!(text.contains("&lt;!channel&gt; ∗now∗ &amp; &lt;https://evil|bank&gt; &gt; ˋxˋ"), "{text}");
     assert!(!text.contains(['<', '>', '*', '`', '\n']), "{text}");
-    assert!(!received.headers.contains_key("x-daypass-signature"), "there is no key");
-    assert_eq!(received.headers["x-daypass-event"], "request.created");
+    assert!(!came.headers.contains_key("x-daypass-signature"), "there is no key");
+    assert_eq!(came.headers["x-daypass-event"], "request.created");
 }
 
 #[test]
@@ -293,9 +294,9 @@ fn failures_are_tried_again_in_order_and_refusals_are_not() {
     for id in ["a", "b", "c", "d", "e", "f"] {
         grant(&daypass, id);
     }
-    let received = receiver.wait(9);
-    assert_eq!(grants(&received), ["a", "b", "b", "b", "b", "c", "d", "e", "f"]);
-    let pause = |index: usize| received[index + 1].at.duration_since(received[index].at);
+    let came = receiver.wait(9);
+    assert_eq!(grants(&came), ["a", "b", "b", "b", "b", "c", "d", "e", "f"]);
+    let pause = |index: usize| came[index + 1].at.duration_since(came[index].at);
     assert!(pause(1) >= Duration::from_millis(490), "{:?}", pause(1));
     assert!(pause(2) >= Duration::from_millis(1900), "Retry-After: {:?}", pause(2));
     assert!(pause(3) >= Duration::from_millis(1900), "the third: {:?}", pause(3));
@@ -407,7 +408,7 @@ fn two_instances_deliver_each_event_once() {
             });
         }
     });
-    let numbers = |received: &[Received]| received.iter().map(Received::number).collect::<Vec<_>>();
+    let numbers = |came: &[Received]| came.iter().map(Received::number).collect::<Vec<_>>();
     assert_eq!(numbers(&receiver.wait_taken(30)), (1..=30).collect::<Vec<_>>());
     // One of them hangs with an event in its hands: the other goes on when its lease has ended.
     receiver.set(|_, _| Answer::Hang);
@@ -458,10 +459,18 @@ fn a_flushed_journal_is_begun_anew() {
     std::thread::sleep(Duration::from_millis(200));
     // The journal is gone and the mark is not; then events are gone and the journal is not.
     redis.run::<()>("DEL {jit}:head {jit}:events");
-    wait_for("it to be noticed", || {
-        grant_or_not(&daypass);
-        daypass.log().contains("has lost events").then_some(())
+    // More than there were, so that the number alone tells nothing.
+    for id in ["n1", "n2", "n3", "n4", "n5"] {
+        grant(&daypass, id);
+    }
+    let taken = wait_for("the new journal", || {
+        Some(receiver.taken()).filter(|taken| grants(taken).ends_with(&["n5".to_owned()]))
     });
+    let ids = grants(&taken);
+    for id in ["n1", "n2", "n3", "n4"] {
+        assert!(ids.contains(&id.to_owned()), "{ids:?}");
+    }
+    assert!(daypass.log().contains("has lost events"), "{}", daypass.log());
     receiver.set(|_, _| Answer::Status(503));
     grant(&daypass, "lost");
     let before = outcome(&daypass, "w", "failed");
@@ -474,11 +483,6 @@ fn a_flushed_journal_is_begun_anew() {
     wait_for("the next event", || {
         grants(&receiver.taken()).last().is_some_and(|id| id == "found").then_some(())
     });
-}
-
-/// Moves the journal, if it can be.
-fn grant_or_not(daypass: &Daypass) {
-    let _ = daypass.grant(&["create", "--subject", "user:alice", "--ttl", "1h"]);
 }
 
 #[test]
@@ -497,7 +501,10 @@ fn a_receiver_that_hangs_holds_up_nobody() {
     assert_eq!(quick.wait(11).len(), 11);
     assert_eq!(slow.received().len(), 1);
     assert_eq!(daypass.ops("/readyz").0, 200);
-    assert_eq!(daypass.metric("daypass_webhook_lag{webhook=\"quick\"}"), 0);
+    wait_for("the lag to end", || {
+        (daypass.metric("daypass_webhook_lag{webhook=\"quick\"}") == 0).then_some(())
+    });
+    assert!(daypass.metric("daypass_webhook_lag{webhook=\"slow\"}") >= 1);
 }
 
 #[test]
@@ -527,8 +534,8 @@ fn tls_and_its_authority() {
     let wary = format!("  - name: wary\n    url: {url}\n");
     let (_site, daypass) = site("embedded:memory", &(trusting + &wary));
     grant(&daypass, "a");
-    let received = receiver.wait(1).remove(0);
-    assert_eq!(received.headers["x-daypass-delivery"], "trusting-1");
+    let came = receiver.wait(1).remove(0);
+    assert_eq!(came.headers["x-daypass-delivery"], "trusting-1");
     wait_for("the failure", || (outcome(&daypass, "wary", "failed") > 0).then_some(()));
 }
 
@@ -592,7 +599,7 @@ fn mistakes_in_the_configuration_are_named() {
         (with("headers: {'a b': x}"), "no name of a header"),
         (with("headers: {a: \"s3cret\\nx: y\"}"), "no text that can be a value"),
         (with("headers: [a]"), "mapping"),
-        (with("headers: {a: ${NO_SUCH_VARIABLE}}"), "the environment has no"),
+        (with("headers: {a: '${NO_SUCH_VARIABLE}'}"), "the environment has no"),
         (with("headers: {a: x}\n    header_files: {A: /x}"), "in headers and in header_files"),
         (format!("{}{}", with(""), with("")), "there twice"),
         (with("").replace("https", "http"), "in clear"),
