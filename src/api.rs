@@ -3,6 +3,7 @@
 mod gate;
 mod grpc;
 mod identity;
+mod private;
 pub mod rest;
 mod token;
 pub mod tokens;

@@ -601,6 +601,39 @@ async fn health_is_for_everybody_and_nothing_else_is() {
         let status = health.check(HealthCheckRequest::default()).await.unwrap().into_inner().status;
         assert_eq!(status, 1);
         let token = std::fs::read_to_string(daypass.data_dir().join("token")).unwrap();
+
+    let kept = std::fs::read(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    eventually("a missing file to mean nobody", async || api.bearer(&admin).await.refused("not known")).await;
+    write_file(&dir.path().join("data"), "tokens.yaml", "tokens: []\n");
+    assert!(api.bearer(&admin).await.refused("not known"));
+    std::fs::write(&file, kept).unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    eventually("the file to be back", async || api.bearer(&admin).await.code == 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_was_taken_back_stays_away() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let first = Daypass::start_in(&dir, &[]);
+    let file = first.data_dir().join("token");
+    let text = std::fs::read(&file).unwrap();
+    token(&dir, &["rm", "admin"]).unwrap();
+    assert!(!file.exists(), "it is of no use any more");
+    drop(first);
+    // Whoever kept a copy, or lost the hashes, does not get it back by a start.
+    std::fs::remove_file(dir.path().join("data/tokens.yaml")).unwrap();
+    std::fs::write(&file, text).unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let log = Daypass::try_start(&dir, &[]).err().expect("it started");
+    assert!(log.contains("delete the token"), "{log}");
+    std::fs::remove_file(&file).unwrap();
+    let config = write_file(dir.path(), "d.yaml", "api: {tokens_file: /nonexistent/t.yaml}\n");
+    let log = Daypass::try_start(&dir, &["--config", &config]).err().expect("it started");
+    assert!(log.contains("/nonexistent/t.yaml"), "{log}");
+    assert!(!file.exists());
+    Daypass::start_in(&dir, &[]);
+    assert!(file.exists(), "an empty directory gets a new one");
         for (bearer, code) in [(None, tonic::Code::Unauthenticated), (Some(token.trim()), tonic::Code::Ok)] {
             let mut grants = v1::grant_service_client::GrantServiceClient::new(channel.clone());
             let mut list = tonic::Request::new(v1::ListGrantsRequest::default());
