@@ -428,7 +428,11 @@ async fn certificates_name_workloads() {
     let who = async |names: &[Name]| authority.ask(at, Some(&authority.sign(names)), &[]).await;
     let web = who(&[Name::Uri("spiffe://td/web"), Name::Dns("x.svc")]).await;
     assert!(web.is("workload:spiffe://td/web - certificate"), "{web:?}");
-    assert!(who(&[Name::Dns("a.svc"), Name::Dns("b.svc")]).await.is("workload:a.svc - certificate"));
+    assert!(who(&[Name::Dns("a.svc"), Name::Dns("a.svc")]).await.is("workload:a.svc - certificate"));
+    assert!(who(&[Name::Dns("a.svc"), Name::Dns("b.svc")]).await.refused("several"));
+    for odd in ["spiffe://td/web", "*.svc", "A.svc"] {
+        assert!(who(&[Name::Dns(odd)]).await.refused("DNS name"), "{odd}");
+    }
     let two = who(&[Name::Uri("spiffe://td/a"), Name::Uri("spiffe://td/b")]).await;
     assert!(two.refused("several"), "{two:?}");
     assert!(who(&[]).await.refused("nobody"));

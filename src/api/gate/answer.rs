@@ -59,6 +59,8 @@ pub enum Reason {
     SeveralNames,
     #[error("the client certificate's SPIFFE ID is not one")]
     BadSpiffeId,
+    #[error("the client certificate's DNS name is not a plain name in lower case")]
+    BadDnsName,
     #[error("the client certificate has expired")]
     CertificateExpired,
 }
