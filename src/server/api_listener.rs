@@ -148,7 +148,7 @@ async fn handshake(
             stream.readable().await.ok()?;
             return Some((Stream::Clear(stream), None));
         };
-        let stream = match tls.acceptor().accept(stream).await {
+        let stream = match tls.acceptor()?.accept(stream).await {
             Ok(stream) => stream,
             Err(error) => {
                 tracing::debug!(peer = %address, "a TLS handshake with the API failed: {error}");

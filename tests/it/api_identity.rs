@@ -516,6 +516,26 @@ async fn static_tokens_come_and_go() {
     let admin = api.admin();
     let create =
         ["create", "--principal", "user:ci", "--group", "group:bots", "--name", "ci", "--ttl", "90d"];
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_that_is_emptied_is_nobodys() {
+    let authority = Authority::new();
+    let client = authority.sign(&[Name::Dns("a.svc")]);
+    for (auth, is_open) in [("optional", true), ("required", false)] {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        authority.write(dir.path());
+        let api = Api::start(&dir, &format!("{TLS}, client_auth: {auth}}}")).await;
+        let token = format!("Bearer {}", api.admin());
+        let ask = async |headers: &[(&str, &str)]| authority.ask(api.address, Some(&client), headers).await;
+        assert_eq!(ask(&[]).await.code, 200);
+        write_file(dir.path(), "ca.pem", "\n");
+        eventually("the end of the authority", async || ask(&[]).await.code != 200).await;
+        let by_token = ask(&[("authorization", &token)]).await;
+        assert_eq!(by_token.code, if is_open { 200 } else { 0 }, "{auth}");
+        write_file(dir.path(), "ca.pem", &authority.0.pem());
+        eventually("the authority", async || ask(&[]).await.code == 200).await;
+    }
+}
+
     let made = token(&dir, &create).unwrap().trim().to_owned();
     assert!(made.starts_with("dp_"), "{made}");
     eventually("the new token", async || api.bearer(&made).await.is("user:ci,group:bots - token")).await;
