@@ -47,6 +47,8 @@ pub enum Reason {
     Bound,
     #[error("nobody is named who could be a caller")]
     NoSubject,
+    #[error("the token's email address is not verified")]
+    Unverified,
     #[error("somebody is named who cannot be a principal")]
     BadPrincipal,
     #[error("too many groups are named")]
