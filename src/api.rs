@@ -3,7 +3,9 @@
 mod gate;
 mod grpc;
 mod identity;
+mod private;
 pub mod rest;
+pub mod slots;
 mod token;
 pub mod tokens;
 
@@ -17,8 +19,9 @@ pub mod v1 {
 }
 
 pub use gate::{
-    Gate, GateConfig, IssuerConfig, KeySource, Peer, Presented, RateLimit, Refusal, default_algorithms,
+    Gate, GateConfig, IssuerConfig, KeySource, Peer, Presented, RateLimit, Refusal, check_origin,
+    default_algorithms, network,
 };
-pub use grpc::{Api, Explain};
+pub use grpc::{Api, Explain, MAX_MESSAGE_BYTES, MAX_STREAM_AGE};
 pub use identity::identity;
 pub use token::{Token, TokenError};

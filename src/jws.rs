@@ -16,7 +16,7 @@ use std::rc::Rc;
 
 pub use key::Key;
 pub use sign::sign;
-pub use verify::verify;
+pub use verify::{fits, verify};
 
 use jwk::Jwk;
 use pem::Block;

@@ -5,7 +5,9 @@
 //! the grant API, health) runs on a runtime of its own, so that a policy that burns its time limit on every worker
 //! starves no heartbeat.
 
+mod api_call;
 pub mod api_listener;
+mod guests;
 mod keeper;
 mod listen;
 mod office;

@@ -8,6 +8,7 @@ mod answer;
 mod certificate;
 mod jwt;
 mod keys;
+mod origin;
 mod rate;
 
 use std::convert::Infallible;
@@ -22,7 +23,8 @@ pub use answer::{Reason, Refusal};
 pub use certificate::Presented;
 pub use jwt::IssuerConfig;
 pub use keys::Source as KeySource;
-pub use rate::RateLimit;
+pub use origin::check as check_origin;
+pub use rate::{RateLimit, network};
 
 use super::tokens::LiveTokens;
 use crate::clock::{Clock, Now};
@@ -33,8 +35,8 @@ use rate::Buckets;
 
 /// Bytes of a token. Tokens with some hundred groups have 4 KiB; proxies cut headers off at 8 or 16.
 const MAX_TOKEN_BYTES: usize = 8 << 10;
-/// What anybody may call: orchestrators ask it and have no tokens.
-const HEALTH: &str = "/grpc.health.v1.Health/";
+/// What anybody may call: orchestrators ask it and have no tokens. Not what is beside it: a watch has no end.
+const HEALTH: &str = "/grpc.health.v1.Health/Check";
 
 #[derive(Debug, Clone)]
 pub struct GateConfig {
@@ -101,7 +103,7 @@ impl Gate {
         peer: &Peer,
     ) -> Result<Option<Identity>, Refusal> {
         let now = self.clock.now();
-        if path.starts_with(HEALTH) {
+        if path == HEALTH {
             return self.buckets.take_health(peer.address, now.boot).map(|()| None);
         }
         match self.identify(headers, peer, now).await {

@@ -40,8 +40,8 @@ use render::rendered;
 use routes::{Found, Route, Routes};
 use stream::{Form, Messages};
 
-/// Some sixteen of the largest grants there can be.
-const MAX_BODY_BYTES: usize = 1 << 20;
+/// As by gRPC.
+const MAX_BODY_BYTES: usize = super::grpc::MAX_MESSAGE_BYTES;
 /// For a body of this size over the slowest line that is of use.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 const OPENAPI_PATH: &str = "/v1/openapi.json";
@@ -227,8 +227,20 @@ async fn collected(body: Body, most: usize) -> Result<Bytes, Refusal> {
     match tokio::time::timeout(BODY_TIMEOUT, collect).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::TooLarge),
-        Ok(Err(_)) => Err(Refusal::Broken),
+        Ok(Err(error)) => Err(broken(&*error)),
         Err(_) => Err(Refusal::TooSlow),
+    }
+}
+
+/// Whoever hands bodies on has limits of its own, and says so with a status.
+fn broken(error: &(dyn std::error::Error + 'static)) -> Refusal {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    let status = causes.find_map(|error| error.downcast_ref::<Status>());
+    match status.map(Status::code) {
+        Some(Code::DeadlineExceeded) => Refusal::TooSlow,
+        Some(Code::OutOfRange) => Refusal::TooLarge,
+        Some(Code::ResourceExhausted) => Refusal::Crowded,
+        _ => Refusal::Broken,
     }
 }
 

@@ -2,13 +2,16 @@
 //! keeps no more of it than its hash (see `tokens`).
 
 use std::fs;
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use super::private::{self, Fault};
+
 const FILE_NAME: &str = "token";
+/// Bytes. Many times a token that anybody takes.
+const MAX_FILE_BYTES: u64 = 64 << 10;
 /// 244 bits from the system's generator.
 const GENERATED_PARTS: usize = 2;
 
@@ -20,6 +23,8 @@ pub enum TokenError {
     Empty(PathBuf),
     #[error("the token file {} can be read by others (mode {mode:03o}); chmod 600 it", .path.display())]
     Exposed { path: PathBuf, mode: u32 },
+    #[error("the token file {} belongs to another user ({uid})", .path.display())]
+    Foreign { path: PathBuf, uid: u32 },
 }
 
 /// Never printed.
@@ -45,14 +50,17 @@ impl Token {
     }
 
     /// # Errors
-    /// The file is missing, empty, or readable by others.
+    /// The file is missing or empty, or another user's, or readable by others.
     pub fn read(path: &Path) -> Result<Self, TokenError> {
         let file = |source| TokenError::File { path: path.to_owned(), source };
-        let mode = fs::metadata(path).map_err(file)?.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
-            return Err(TokenError::Exposed { path: path.to_owned(), mode });
-        }
-        let token = Self::new(&fs::read_to_string(path).map_err(file)?);
+        let opened = private::open(path).map_err(|fault| match fault {
+            Fault::File(source) => file(source),
+            Fault::Exposed(mode) => TokenError::Exposed { path: path.to_owned(), mode },
+            Fault::Foreign(uid) => TokenError::Foreign { path: path.to_owned(), uid },
+        })?;
+        let mut text = String::new();
+        opened.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(file)?;
+        let token = Self::new(&text);
         if token.0.is_empty() { Err(TokenError::Empty(path.to_owned())) } else { Ok(token) }
     }
 
@@ -67,25 +75,19 @@ impl Token {
         }
         // Written under another name and then linked: nobody ever finds half a token, and of two processes that start
         // together both end up with the same one.
-        let draft = data_dir.join(format!("{FILE_NAME}.{}", std::process::id()));
-        let made = Self::write_new(&draft).and_then(|token| {
-            let linked = fs::hard_link(&draft, &path);
-            fs::remove_file(&draft).and(linked).map(|()| token)
-        });
-        match made {
+        match Self::create(&path) {
             Ok(token) => Ok(token),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Self::read(&path),
             Err(source) => Err(TokenError::File { path, source }),
         }
     }
 
-    fn write_new(path: &Path) -> std::io::Result<Self> {
-        let mut options = fs::OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    fn create(path: &Path) -> std::io::Result<Self> {
         let token: String = (0..GENERATED_PARTS).map(|_| uuid::Uuid::new_v4().simple().to_string()).collect();
-        writeln!(file, "{token}")?;
-        file.sync_all()?;
-        Ok(Self(token))
+        let (mut file, draft) = private::draft(path)?;
+        let written = writeln!(file, "{token}").and_then(|()| file.sync_all());
+        let linked = written.and_then(|()| fs::hard_link(&draft, path));
+        fs::remove_file(&draft).and(linked).map(|()| Self(token))
     }
 
     #[must_use]
@@ -101,6 +103,8 @@ impl Token {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

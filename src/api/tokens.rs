@@ -16,7 +16,7 @@ use saphyr::{LoadableYamlNode, Scalar, Yaml};
 use subtle::ConstantTimeEq;
 use thiserror::Error;
 
-pub use file::{edit, open, path_in, read};
+pub use file::{edit, open, path_in, read, remove};
 pub use live::LiveTokens;
 
 use super::token::TokenError;
@@ -35,6 +35,13 @@ pub enum TokensError {
     File { path: String, source: std::io::Error },
     #[error("the tokens file {path} can be read by others (mode {mode:03o}); chmod 600 it")]
     Exposed { path: String, mode: u32 },
+    #[error("the tokens file {path} belongs to another user ({uid})")]
+    Foreign { path: String, uid: u32 },
+    #[error(
+        "there is a token, {token}, and no {path}: nobody knows whether that token was taken back. Bring the file back; \
+         or delete the token, and the next start makes another one for the first administrator"
+    )]
+    Forgotten { path: String, token: String },
     #[error("the tokens file {path}: {message}")]
     Content { path: String, message: String },
     #[error("{0}")]
@@ -43,6 +50,14 @@ pub enum TokensError {
     NoRandom,
     #[error(transparent)]
     Token(#[from] TokenError),
+}
+
+impl TokensError {
+    /// The tokens file itself is not there.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+    }
 }
 
 /// What is kept of a token.

@@ -89,7 +89,7 @@ fn execute(args: TokenArgs) -> anyhow::Result<()> {
             }
         }
         TokenCommand::Rm { name } => {
-            tokens::edit(&path, |tokens| tokens.remove(&name))?;
+            tokens::remove(&path, &data_dir, &name)?;
             eprintln!("token {name:?} ends within seconds");
         }
     }

@@ -90,12 +90,18 @@ fn issuer(section: &mut Section<'_, '_>) -> Option<IssuerConfig> {
         section.complain("needs `audiences`: a token for another service must not pass here");
     }
     let user_claim = section.get("user_claim", text).unwrap_or_else(|| "sub".to_owned());
-    let groups_claim = section.get("groups_claim", text).unwrap_or_else(|| "groups".to_owned());
+    let groups_claim = section.get("groups_claim", text);
+    let groups = section.list("groups", text);
     let kind = section.get("kind", |text| match text {
         "user" => Ok(Kind::User),
         "workload" => Ok(Kind::Workload),
         other => Err(format!("{other:?} is neither user nor workload")),
     });
+    let kind = kind.unwrap_or(Kind::User);
+    let groups_claim = groups_claim_of(kind, groups_claim);
+    if groups.is_some() && groups_claim.is_none() {
+        section.complain("groups: needs groups_claim, where the tokens have them");
+    }
     let algorithms = section.list("algorithms", |text| {
         Algorithm::named(text)
             .map(|algorithm| (algorithm, matches!(algorithm, Algorithm::Hmac(_))))
@@ -116,13 +122,23 @@ fn issuer(section: &mut Section<'_, '_>) -> Option<IssuerConfig> {
         keys: keys?,
         user_claim,
         groups_claim,
-        kind: kind.unwrap_or(Kind::User),
+        groups,
+        kind,
         algorithms: match algorithms {
             Some(algorithms) => algorithms.into_iter().map(|(algorithm, _)| algorithm).collect(),
             None => default_algorithms(),
         },
         leeway,
     })
+}
+
+/// Groups of people mean something to policy. What workloads' issuers have under the same name often is theirs to choose.
+fn groups_claim_of(kind: Kind, said: Option<String>) -> Option<String> {
+    match said {
+        Some(name) if name == "none" => None,
+        None if kind == Kind::Workload => None,
+        said => Some(said.unwrap_or_else(|| "groups".to_owned())),
+    }
 }
 
 fn keys(section: &mut Section<'_, '_>) -> Option<KeySource> {
@@ -194,6 +210,17 @@ mod tests {
             "keys.json",
         ] {
             assert!(jwks_url(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn workloads_have_groups_only_if_that_is_said() {
+        let claim = |kind, said: Option<&str>| groups_claim_of(kind, said.map(str::to_owned));
+        assert_eq!(claim(Kind::User, None).as_deref(), Some("groups"));
+        assert_eq!(claim(Kind::Workload, None), None);
+        for kind in [Kind::User, Kind::Workload] {
+            assert_eq!(claim(kind, Some("none")), None);
+            assert_eq!(claim(kind, Some("roles")).as_deref(), Some("roles"));
         }
     }
 

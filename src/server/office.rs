@@ -70,7 +70,7 @@ impl Office {
         }
         // Whatever is added here is behind the gate.
         let api = Api::new(Arc::clone(&self.desk), explainer(Arc::clone(checker)));
-        let mut services = api.services(config.max_message_bytes).add_service(health.clone());
+        let mut services = api.services().add_service(health.clone());
         if config.reflection {
             services = services.add_service(reflection());
         }

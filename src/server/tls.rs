@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
@@ -71,24 +71,39 @@ fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
     }
 }
 
-fn configure(files: &TlsFiles, contents: &Contents) -> Result<ServerConfig, TlsError> {
+/// Who signs client certificates. None: nobody does. A file that was emptied says so, a broken one does not.
+fn client_roots(path: &Path, pem: &[u8]) -> Result<Option<RootCertStore>, TlsError> {
+    if pem.iter().all(u8::is_ascii_whitespace) {
+        tracing::warn!("{}: empty; no client certificate is accepted", path.display());
+        return Ok(None);
+    }
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path, pem)? {
+        roots.add(certificate).map_err(|error| TlsError::at(path, error))?;
+    }
+    Ok(Some(roots))
+}
+
+/// None: a certificate is required that nobody can have.
+fn configure(files: &TlsFiles, contents: &Contents) -> Result<Option<Arc<ServerConfig>>, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| TlsError::at(&files.cert_file, error))?;
     let builder = match (&files.client_ca, &contents.client_ca) {
-        (Some((path, client_auth)), Some(pem)) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in certificates(path, pem)? {
-                roots.add(certificate).map_err(|error| TlsError::at(path, error))?;
+        (Some((path, client_auth)), Some(pem)) => match (client_roots(path, pem)?, client_auth) {
+            (None, ClientAuth::Required) => return Ok(None),
+            (None, ClientAuth::Optional) => builder.with_no_client_auth(),
+            (Some(roots), client_auth) => {
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                let verifier = match client_auth {
+                    ClientAuth::Required => verifier,
+                    ClientAuth::Optional => verifier.allow_unauthenticated(),
+                };
+                builder
+                    .with_client_cert_verifier(verifier.build().map_err(|error| TlsError::at(path, error))?)
             }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-            let verifier = match client_auth {
-                ClientAuth::Required => verifier,
-                ClientAuth::Optional => verifier.allow_unauthenticated(),
-            };
-            builder.with_client_cert_verifier(verifier.build().map_err(|error| TlsError::at(path, error))?)
-        }
+        },
         _ => builder.with_no_client_auth(),
     };
     let key =
@@ -100,12 +115,12 @@ fn configure(files: &TlsFiles, contents: &Contents) -> Result<ServerConfig, TlsE
     // A session that is resumed would bring along a certificate that nobody has looked at again.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    Ok(config)
+    Ok(Some(Arc::new(config)))
 }
 
 pub struct LiveTls {
     files: TlsFiles,
-    current: ArcSwap<ServerConfig>,
+    current: ArcSwapOption<ServerConfig>,
 }
 
 impl LiveTls {
@@ -113,13 +128,13 @@ impl LiveTls {
     /// A file cannot be read, or they do not fit together.
     pub fn load(files: &TlsFiles) -> Result<Self, TlsError> {
         let config = configure(files, &Contents::read(files)?)?;
-        Ok(Self { files: files.clone(), current: ArcSwap::from_pointee(config) })
+        Ok(Self { files: files.clone(), current: ArcSwapOption::new(config) })
     }
 
-    /// For one connection.
+    /// For one connection. None: no connection is good.
     #[must_use]
-    pub fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(self.current.load_full())
+    pub fn acceptor(&self) -> Option<TlsAcceptor> {
+        self.current.load_full().map(TlsAcceptor::from)
     }
 
     pub async fn follow(self: Arc<Self>) -> Infallible {
@@ -144,7 +159,7 @@ impl LiveTls {
             };
             match changed {
                 Ok((config, is_first)) => {
-                    self.current.store(Arc::new(config));
+                    self.current.store(config);
                     said.clear();
                     if !is_first {
                         tracing::info!("the API's TLS files have changed; new connections use them");

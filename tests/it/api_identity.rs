@@ -266,6 +266,41 @@ async fn tokens_of_an_issuer() {
     assert!(grpc.code == 200 && grpc.text.contains("grpc-status: 16\r\n"), "{grpc:?}");
 }
 
+#[tokio::test]
+async fn a_token_without_a_key_is_not_tried_with_all() {
+    let signers: Vec<_> = ["a", "b", "c", "d", "e"].into_iter().map(Signer::new).collect();
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    write_file(dir.path(), "keys.json", &set(&signers.iter().collect::<Vec<_>>()));
+    let api = Api::with_issuer_in(&dir, "jwks_file: DIR/keys.json").await;
+    let nameless = |signer: &Signer| signer.sign(&json!({"alg": "ES256"}), &claims(&json!({})));
+    assert_eq!(api.bearer(&nameless(&signers[3])).await.code, 200);
+    assert!(api.bearer(&nameless(&signers[4])).await.refused("signature"));
+    assert_eq!(api.bearer(&signers[4].token(&json!({}))).await.code, 200, "who names its key is heard");
+}
+
+#[tokio::test]
+async fn issuers_name_what_they_may() {
+    let signer = Signer::new("a");
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    write_file(dir.path(), "keys.json", &set(&[&signer]));
+    let token = signer.token(&json!({"groups": ["dev", "daypass-admins"], "email": "a@x"}));
+    let verified = signer.token(&json!({"email": "a@x", "email_verified": true}));
+    for (more, who) in [
+        ("", "user:alice,group:dev,group:daypass-admins - jwt"),
+        (", groups_claim: none", "user:alice - jwt"),
+        (", groups: [dev]", "user:alice,group:dev - jwt"),
+        (", kind: workload", "workload:alice - jwt"),
+        (", kind: workload, groups_claim: groups, groups: [dev]", "workload:alice,group:dev - jwt"),
+    ] {
+        let api = Api::with_issuer_in(&dir, &format!("jwks_file: DIR/keys.json{more}")).await;
+        let answer = api.bearer(&token).await;
+        assert!(answer.is(who), "{more}: {answer:?}");
+    }
+    let api = Api::with_issuer_in(&dir, "jwks_file: DIR/keys.json, user_claim: email").await;
+    assert!(api.bearer(&token).await.refused("not verified"));
+    assert!(api.bearer(&verified).await.is("user:a@x - jwt"));
+}
+
 fn publish(set: String) -> impl Fn(&str) -> Reply + Send + Sync + 'static {
     move |_: &str| Reply::Bytes(response("200 OK", &[("connection", "close")], set.as_bytes()))
 }
@@ -428,7 +463,11 @@ async fn certificates_name_workloads() {
     let who = async |names: &[Name]| authority.ask(at, Some(&authority.sign(names)), &[]).await;
     let web = who(&[Name::Uri("spiffe://td/web"), Name::Dns("x.svc")]).await;
     assert!(web.is("workload:spiffe://td/web - certificate"), "{web:?}");
-    assert!(who(&[Name::Dns("a.svc"), Name::Dns("b.svc")]).await.is("workload:a.svc - certificate"));
+    assert!(who(&[Name::Dns("a.svc"), Name::Dns("a.svc")]).await.is("workload:a.svc - certificate"));
+    assert!(who(&[Name::Dns("a.svc"), Name::Dns("b.svc")]).await.refused("several"));
+    for odd in ["spiffe://td/web", "*.svc", "A.svc"] {
+        assert!(who(&[Name::Dns(odd)]).await.refused("DNS name"), "{odd}");
+    }
     let two = who(&[Name::Uri("spiffe://td/a"), Name::Uri("spiffe://td/b")]).await;
     assert!(two.refused("several"), "{two:?}");
     assert!(who(&[]).await.refused("nobody"));
@@ -475,6 +514,26 @@ async fn tls_files_change_while_calls_run() {
     let mut start = [0; 15];
     open.read_exact(&mut start).await.unwrap();
     assert_eq!(&start, b"HTTP/1.1 200 OK", "an open connection goes on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_that_is_emptied_is_nobodys() {
+    let authority = Authority::new();
+    let client = authority.sign(&[Name::Dns("a.svc")]);
+    for (auth, is_open) in [("optional", true), ("required", false)] {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        authority.write(dir.path());
+        let api = Api::start(&dir, &format!("{TLS}, client_auth: {auth}}}")).await;
+        let token = format!("Bearer {}", api.admin());
+        let ask = async |headers: &[(&str, &str)]| authority.ask(api.address, Some(&client), headers).await;
+        assert_eq!(ask(&[]).await.code, 200);
+        write_file(dir.path(), "ca.pem", "\n");
+        eventually("the end of the authority", async || ask(&[]).await.code != 200).await;
+        let by_token = ask(&[("authorization", &token)]).await;
+        assert_eq!(by_token.code, if is_open { 200 } else { 0 }, "{auth}");
+        write_file(dir.path(), "ca.pem", &authority.0.pem());
+        eventually("the authority", async || ask(&[]).await.code == 200).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -542,6 +601,39 @@ async fn static_tokens_come_and_go() {
     token(&dir, &["rm", "ci"]).unwrap();
     eventually("the end of the token", async || api.bearer(&made).await.refused("not known")).await;
     assert_eq!(api.bearer(&admin).await.code, 200);
+
+    let kept = std::fs::read(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    eventually("a missing file to mean nobody", async || api.bearer(&admin).await.refused("not known")).await;
+    write_file(&dir.path().join("data"), "tokens.yaml", "tokens: []\n");
+    assert!(api.bearer(&admin).await.refused("not known"));
+    std::fs::write(&file, kept).unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    eventually("the file to be back", async || api.bearer(&admin).await.code == 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_was_taken_back_stays_away() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let first = Daypass::start_in(&dir, &[]);
+    let file = first.data_dir().join("token");
+    let text = std::fs::read(&file).unwrap();
+    token(&dir, &["rm", "admin"]).unwrap();
+    assert!(!file.exists(), "it is of no use any more");
+    drop(first);
+    // Whoever kept a copy, or lost the hashes, does not get it back by a start.
+    std::fs::remove_file(dir.path().join("data/tokens.yaml")).unwrap();
+    std::fs::write(&file, text).unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let log = Daypass::try_start(&dir, &[]).err().expect("it started");
+    assert!(log.contains("delete the token"), "{log}");
+    std::fs::remove_file(&file).unwrap();
+    let config = write_file(dir.path(), "d.yaml", "api: {tokens_file: /nonexistent/t.yaml}\n");
+    let log = Daypass::try_start(&dir, &["--config", &config]).err().expect("it started");
+    assert!(log.contains("/nonexistent/t.yaml"), "{log}");
+    assert!(!file.exists());
+    Daypass::start_in(&dir, &[]);
+    assert!(file.exists(), "an empty directory gets a new one");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 mod support;
 
 mod api_identity;
+mod api_limits;
 mod bundles;
 mod checker;
 mod cli;

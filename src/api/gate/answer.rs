@@ -47,6 +47,8 @@ pub enum Reason {
     Bound,
     #[error("nobody is named who could be a caller")]
     NoSubject,
+    #[error("the token's email address is not verified")]
+    Unverified,
     #[error("somebody is named who cannot be a principal")]
     BadPrincipal,
     #[error("too many groups are named")]
@@ -55,8 +57,10 @@ pub enum Reason {
     BadDelegate,
     #[error("the client certificate cannot be read")]
     Unreadable,
-    #[error("the client certificate has several URI names")]
+    #[error("the client certificate has several names of one kind")]
     SeveralNames,
+    #[error("the client certificate's DNS name is not a plain name in lower case")]
+    BadDnsName,
     #[error("the client certificate's SPIFFE ID is not one")]
     BadSpiffeId,
     #[error("the client certificate has expired")]
@@ -69,6 +73,10 @@ pub enum Refusal {
     Nobody(#[from] Reason),
     #[error("too many calls; try again in {} s", .0.as_secs())]
     TooMany(Duration),
+    #[error("too many calls are under way; let some of them end")]
+    Crowded,
+    #[error("this call comes from a page of another site")]
+    CrossSite,
     #[error("the keys of the token's issuer cannot be had now; try again")]
     NoKeys,
 }
@@ -86,7 +94,8 @@ impl Refusal {
         let message = self.to_string();
         match self {
             Self::Nobody(_) => Status::unauthenticated(message),
-            Self::TooMany(_) => Status::resource_exhausted(message),
+            Self::CrossSite => Status::permission_denied(message),
+            Self::TooMany(_) | Self::Crowded => Status::resource_exhausted(message),
             Self::NoKeys => Status::unavailable(message),
         }
     }
@@ -94,7 +103,8 @@ impl Refusal {
     fn http(&self) -> Response<String> {
         let (code, status) = match self {
             Self::Nobody(_) => (StatusCode::UNAUTHORIZED, "UNAUTHENTICATED"),
-            Self::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "RESOURCE_EXHAUSTED"),
+            Self::CrossSite => (StatusCode::FORBIDDEN, "PERMISSION_DENIED"),
+            Self::TooMany(_) | Self::Crowded => (StatusCode::TOO_MANY_REQUESTS, "RESOURCE_EXHAUSTED"),
             Self::NoKeys => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
         };
         let message = self.to_string();
@@ -106,7 +116,8 @@ impl Refusal {
         match self {
             Self::Nobody(_) => _ = headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
             Self::TooMany(wait) => _ = headers.insert(RETRY_AFTER, wait.as_secs().into()),
-            Self::NoKeys => {}
+            Self::Crowded => _ = headers.insert(RETRY_AFTER, HeaderValue::from_static("1")),
+            Self::CrossSite | Self::NoKeys => {}
         }
         response
     }
@@ -128,6 +139,7 @@ mod tests {
         let refusals = [
             (Refusal::Nobody(Reason::Expired), 401, "UNAUTHENTICATED", "16"),
             (Refusal::TooMany(Duration::from_secs(3)), 429, "RESOURCE_EXHAUSTED", "8"),
+            (Refusal::CrossSite, 403, "PERMISSION_DENIED", "7"),
             (Refusal::NoKeys, 503, "UNAVAILABLE", "14"),
         ];
         for (refusal, code, name, grpc) in refusals {

@@ -68,11 +68,16 @@ fn name(certificate: &X509Certificate<'_>) -> Result<Principal, Reason> {
         Some(uri) if is_spiffe_id(uri) => uri,
         Some(_) => return Err(Reason::BadSpiffeId),
         None => {
-            let dns = names.iter().find_map(|name| match name {
+            let mut dns = names.iter().filter_map(|name| match name {
                 GeneralName::DNSName(name) => Some(*name),
                 _ => None,
             });
-            dns.ok_or(Reason::NoSubject)?
+            let first = dns.next().ok_or(Reason::NoSubject)?;
+            if dns.any(|other| other != first) {
+                return Err(Reason::SeveralNames);
+            }
+            // What the encoding lets through could spell an SPIFFE ID, and names in other cases are other principals.
+            if is_dns_name(first) { first } else { return Err(Reason::BadDnsName) }
         }
     };
     Principal::new(Kind::Workload, text).map_err(|_| Reason::BadPrincipal)
@@ -81,6 +86,17 @@ fn name(certificate: &X509Certificate<'_>) -> Result<Principal, Reason> {
 /// In any case of letters: what only looks like one must not fall through to another name.
 fn is_prefixed(uri: &str) -> bool {
     uri.get(..SPIFFE.len()).is_some_and(|start| start.eq_ignore_ascii_case(SPIFFE))
+}
+
+/// RFC 1123, section 2.1, in lower case: labels of letters, digits and hyphens, and nothing that stands for several.
+fn is_dns_name(name: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    name.len() <= 253 && name.split('.').all(is_label)
 }
 
 /// SPIFFE-ID, section 2: a trust domain in lower case, a path of plain segments, and nothing more.
@@ -130,7 +146,32 @@ mod tests {
             Ok("workload:spiffe://td/ns/a/sa/web".to_owned())
         );
         assert_eq!(named(&[Dns("x.svc"), Uri("spiffe://td/web")]), Ok("workload:spiffe://td/web".to_owned()));
-        assert_eq!(named(&[Dns("a.svc"), Dns("b.svc")]), Ok("workload:a.svc".to_owned()));
+        assert_eq!(named(&[Dns("a.svc"), Dns("a.svc")]), Ok("workload:a.svc".to_owned()));
+        assert_eq!(named(&[Dns("a.svc"), Dns("b.svc")]), Err(Reason::SeveralNames));
+        assert_eq!(
+            named(&[Uri("spiffe://td/web"), Dns("a.svc"), Dns("b.svc")]),
+            Ok("workload:spiffe://td/web".to_owned())
+        );
+        for good in ["a", "a-b.c1.example", "10.0.0.1"] {
+            assert_eq!(named(&[Dns(good)]), Ok(format!("workload:{good}")));
+        }
+        for bad in [
+            "spiffe://td/web",
+            "*.svc",
+            "A.svc",
+            "a_b.svc",
+            "a..svc",
+            ".svc",
+            "a.svc.",
+            "-a.svc",
+            "a-.svc",
+            "a b",
+            "",
+            "a/b",
+            "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.svc",
+        ] {
+            assert_eq!(named(&[Dns(bad)]), Err(Reason::BadDnsName), "{bad}");
+        }
         assert_eq!(named(&[Uri("https://x/y"), Dns("a.svc")]), Ok("workload:a.svc".to_owned()));
         assert_eq!(named(&[]), Err(Reason::NoSubject));
         assert_eq!(named(&[Uri("https://x/y")]), Err(Reason::NoSubject));

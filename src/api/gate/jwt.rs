@@ -2,9 +2,12 @@
 //! names; and no key checks a signature that its issuer's algorithms do not include.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use super::answer::{Reason, Refusal};
 use super::certificate::Presented;
@@ -16,6 +19,12 @@ use crate::principal::{Caller, Evidence, Identity, Kind, Principal};
 
 /// As at the check listener: more principals than any directory gives one person.
 const MAX_PRINCIPALS: usize = 256;
+/// Keys that are tried for a token. Issuers that rotate have two or three of a kind, and name them.
+const MAX_TRIED_KEYS: usize = 4;
+/// Signatures looked at at once for those who were refused too often: never more than this of the processors.
+const MAX_TURNS: usize = 1;
+/// What they wait for their turn, before they are refused unheard.
+const TURN_LIMIT: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone)]
 pub struct IssuerConfig {
@@ -24,7 +33,10 @@ pub struct IssuerConfig {
     pub audiences: Vec<String>,
     pub keys: Source,
     pub user_claim: String,
-    pub groups_claim: String,
+    /// None: the issuer names no groups.
+    pub groups_claim: Option<String>,
+    /// The groups that it may name; others of its tokens do not count. None: any.
+    pub groups: Option<Vec<String>>,
     /// What the subject is.
     pub kind: Kind,
     pub algorithms: Vec<Algorithm>,
@@ -37,7 +49,10 @@ struct Issuer {
     keys: Arc<Keys>,
 }
 
-pub struct Issuers(Vec<Issuer>);
+pub struct Issuers {
+    all: Vec<Issuer>,
+    turns: Semaphore,
+}
 
 impl Issuers {
     #[must_use]
@@ -46,13 +61,15 @@ impl Issuers {
             let keys = Arc::new(Keys::new(config.issuer.clone(), config.keys.clone(), clock));
             Issuer { config, keys }
         };
-        Self(configs.into_iter().map(issuer).collect())
+        Self { all: configs.into_iter().map(issuer).collect(), turns: Semaphore::new(MAX_TURNS) }
     }
 
     pub fn keys(&self) -> impl Iterator<Item = Arc<Keys>> {
-        self.0.iter().map(|issuer| Arc::clone(&issuer.keys))
+        self.all.iter().map(|issuer| Arc::clone(&issuer.keys))
     }
 
+    /// Who is not trusted to ask, because of too many refusals, waits for no keys, and for signatures in a line.
+    ///
     /// # Errors
     /// The token is not one of a trusted issuer for this server, or its keys are not there.
     pub async fn identify(
@@ -64,7 +81,7 @@ impl Issuers {
     ) -> Result<Identity, Refusal> {
         let token = Token::read(token)?;
         let named = token.claims.get("iss").and_then(Value::as_str).ok_or(Reason::Issuer)?;
-        let issuer = self.0.iter().find(|issuer| issuer.config.issuer == named).ok_or(Reason::Issuer)?;
+        let issuer = self.all.iter().find(|issuer| issuer.config.issuer == named).ok_or(Reason::Issuer)?;
         if !issuer.config.algorithms.contains(&token.algorithm) {
             return Err(Reason::Algorithm.into());
         }
@@ -79,8 +96,12 @@ impl Issuers {
         if token.key_id.as_deref().is_some_and(|id| !known.has(id)) {
             return Err(Reason::UnknownKey.into());
         }
+        let turn = async { if may_ask { None } else { self.turns.acquire().await.ok() } };
+        let _turn = timeout(TURN_LIMIT, turn).await.map_err(|_| Refusal::TooMany(TURN_LIMIT))?;
         let is_signed = known
             .candidates(token.key_id.as_deref(), &token.algorithm_name)
+            .filter(|key| jws::fits(token.algorithm, key))
+            .take(MAX_TRIED_KEYS)
             .any(|key| jws::verify(token.algorithm, key, token.signed, &token.signature));
         if !is_signed {
             return Err(Reason::Signature.into());
@@ -153,12 +174,19 @@ fn identity(config: &IssuerConfig, claims: &Map<String, Value>, now: Timestamp) 
     if !is_for(claims.get("aud"), &config.audiences) {
         return Err(Reason::Audience);
     }
+    // Anybody may write anybody's address into a directory that does not ask whether it is theirs.
+    if config.user_claim == "email" && claims.get("email_verified") != Some(&Value::Bool(true)) {
+        return Err(Reason::Unverified);
+    }
     let subject = match claims.get(&config.user_claim) {
         Some(Value::String(name)) => principal(config.kind, name)?,
         _ => return Err(Reason::NoSubject),
     };
     let mut principals = vec![subject];
-    for name in texts(claims.get(&config.groups_claim)) {
+    let groups = config.groups_claim.as_ref().and_then(|claim| claims.get(claim));
+    let may_name =
+        |name: &str| config.groups.as_ref().is_none_or(|groups| groups.iter().any(|own| own == name));
+    for name in texts(groups).filter(|name| may_name(name)) {
         let group = principal(Kind::Group, name)?;
         if principals.contains(&group) {
             continue;

@@ -7,7 +7,7 @@ use futures_util::stream;
 use tonic::{Request, Response, Status};
 
 use super::convert::moment;
-use super::watch::{Watched, bounded};
+use super::watch::{Term, Watched, bounded};
 use super::{Api, page_size, parts};
 use crate::api::v1;
 use crate::api::v1::event_service_server::EventService;
@@ -43,13 +43,13 @@ impl EventService for Api {
         let v1::WatchEventsRequest { after, r#type, subject, request, grant, entitlement } = asked;
         let filter = EventFilter { kind: r#type, subject, request, grant, entitlement };
         let after = if after == 0 { self.desk.last_event().await? } else { after };
-        let until = who.expires_at;
-        let held = Arc::new((self.permit()?, Arc::clone(&self.desk), who, filter));
+        let term = Term::of(&who);
+        let held = Arc::new((self.permit(&who)?, Arc::clone(&self.desk), who, filter));
         let begin = (after, VecDeque::new());
         let stream =
             stream::try_unfold(begin, move |(mut reached, mut ready): (u64, VecDeque<SeenEvent>)| {
                 let held = Arc::clone(&held);
-                bounded(until, async move {
+                bounded(term, async move {
                     let (_permit, desk, who, filter) = &*held;
                     loop {
                         if let Some(event) = ready.pop_front() {

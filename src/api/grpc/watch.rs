@@ -1,7 +1,7 @@
 //! Streams that show something again whenever it changes.
 //!
 //! A stream has no task of its own: it moves when its client reads, and is gone when the client is. It ends with what
-//! established its caller.
+//! established its caller, and when it is old.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use futures_util::stream::{self, Stream};
 use jiff::Timestamp;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 use tonic::Status;
 
-use super::Api;
-use crate::principal::Identity;
+use super::{Api, MAX_STREAM_AGE};
+use crate::api::slots::{Full, Slot};
+use crate::principal::{Identity, Principal};
 
 pub type Watched<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -42,13 +43,13 @@ impl Api {
         T: Clone + PartialEq + Send + Sync + 'static,
         F: Future<Output = Result<View<T>, Status>> + Send,
     {
-        let permit = self.permit()?;
-        let until = who.expires_at;
+        let permit = self.permit(who)?;
+        let term = Term::of(who);
         let desk = Arc::clone(&self.desk);
         let held = Arc::new((permit, look, desk));
         let stream = stream::try_unfold(State::Begins, move |state| {
             let held = Arc::clone(&held);
-            bounded(until, async move {
+            bounded(term, async move {
                 let (_permit, look, desk) = &*held;
                 let (before, mut number) = match state {
                     State::Begins => (None, None),
@@ -76,19 +77,76 @@ impl Api {
         Ok(Box::pin(stream))
     }
 
-    pub(super) fn permit(&self) -> Result<OwnedSemaphorePermit, Status> {
-        let full = |_| Status::resource_exhausted("too many streams are open at this server");
-        Arc::clone(&self.watches).try_acquire_owned().map_err(full)
+    pub(super) fn permit(&self, who: &Identity) -> Result<Slot<Principal>, Status> {
+        self.watches.take(&who.subject).map_err(|full| match full {
+            Full::Own => Status::resource_exhausted("this caller has too many streams open"),
+            Full::All => Status::resource_exhausted("too many streams are open at this server"),
+        })
     }
 }
 
-/// `work`, unless the caller's identity runs out before it is done.
-pub async fn bounded<T>(
-    until: Option<Timestamp>,
-    work: impl Future<Output = Result<T, Status>>,
-) -> Result<T, Status> {
-    let Some(until) = until else { return work.await };
-    let left = Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO);
-    let ended = |_| Status::unauthenticated("the credentials have run out");
-    tokio::time::timeout(left, work).await.map_err(ended)?
+/// How long a stream may go on.
+#[derive(Debug, Clone, Copy)]
+pub struct Term {
+    credentials: Option<Timestamp>,
+    age: Instant,
+}
+
+impl Term {
+    pub fn of(who: &Identity) -> Self {
+        Self { credentials: who.expires_at, age: Instant::now() + MAX_STREAM_AGE }
+    }
+
+    /// What is left, and why it ends then.
+    fn left(self) -> (Duration, Status) {
+        let age = self.age.saturating_duration_since(Instant::now());
+        let credentials = self
+            .credentials
+            .map(|end| Duration::try_from(end.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO));
+        match credentials {
+            Some(left) if left <= age => (left, Status::unauthenticated("the credentials have run out")),
+            _ => (age, Status::unavailable("the stream is old; open it again")),
+        }
+    }
+}
+
+/// `work`, unless the stream's time is over before it is done.
+pub async fn bounded<T>(term: Term, work: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let (left, over) = term.left();
+    // Work that is ready at once would be done, however late.
+    if left.is_zero() {
+        return Err(over);
+    }
+    tokio::time::timeout(left, work).await.map_err(|_| over)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn end(term: Term) -> Option<tonic::Code> {
+        bounded(term, async { Ok(()) }).await.err().map(|status| status.code())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_shown_after_the_end() {
+        let term = |seconds: i64| Term {
+            credentials: Some(Timestamp::now() + jiff::SignedDuration::from_secs(seconds)),
+            age: Instant::now() + MAX_STREAM_AGE,
+        };
+        assert_eq!(end(term(60)).await, None);
+        for over in [0, -1, -60] {
+            assert_eq!(end(term(over)).await, Some(tonic::Code::Unauthenticated));
+        }
+        let endless = Term { credentials: None, ..term(0) };
+        tokio::time::advance(MAX_STREAM_AGE - Duration::from_secs(1)).await;
+        assert_eq!(end(endless).await, None);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(end(endless).await, Some(tonic::Code::Unavailable));
+        let waits = bounded(
+            Term { age: Instant::now() + MAX_STREAM_AGE, ..endless },
+            std::future::pending::<Result<(), _>>(),
+        );
+        assert_eq!(waits.await.unwrap_err().code(), tonic::Code::Unavailable);
+    }
 }

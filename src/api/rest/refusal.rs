@@ -31,6 +31,8 @@ pub enum Refusal {
     TooLarge,
     #[error("the body did not arrive within {} seconds", super::BODY_TIMEOUT.as_secs())]
     TooSlow,
+    #[error("too many bodies are arriving at this server; try again")]
+    Crowded,
     #[error("the body broke off")]
     Broken,
     #[error("{0}")]
@@ -44,6 +46,7 @@ impl Refusal {
             Self::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, Code::Unimplemented),
             Self::ContentType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::InvalidArgument),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, Code::InvalidArgument),
+            Self::Crowded => (StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted),
             Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, Code::DeadlineExceeded),
             Self::Path | Self::Broken | Self::Invalid(_) => (StatusCode::BAD_REQUEST, Code::InvalidArgument),
         }

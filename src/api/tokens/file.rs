@@ -1,11 +1,12 @@
 //! The file of hashes: read only if nobody else can, replaced as a whole, and changed by one at a time.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::io::{Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::{Entry, Tokens, TokensError, hash};
+use crate::api::private::{self, Fault};
 use crate::api::token::Token;
 
 const FILE_NAME: &str = "tokens.yaml";
@@ -27,7 +28,7 @@ fn failed(path: &Path) -> impl Fn(std::io::Error) -> TokensError {
 }
 
 /// # Errors
-/// The file is missing, broken, or can be read by others.
+/// The file is missing or broken, or another user's, or can be read by others.
 pub fn read(path: &Path) -> Result<Tokens, TokensError> {
     let content = read_bytes(path)?;
     parse(path, &content)
@@ -40,12 +41,11 @@ pub(super) fn parse(path: &Path, content: &[u8]) -> Result<Tokens, TokensError> 
 }
 
 pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, TokensError> {
-    let file = File::open(path).map_err(failed(path))?;
-    // Of what was opened, not of what is under the name by now.
-    let mode = file.metadata().map_err(failed(path))?.mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(TokensError::Exposed { path: path.display().to_string(), mode });
-    }
+    let file = private::open(path).map_err(|fault| match fault {
+        Fault::File(source) => failed(path)(source),
+        Fault::Exposed(mode) => TokensError::Exposed { path: path.display().to_string(), mode },
+        Fault::Foreign(uid) => TokensError::Foreign { path: path.display().to_string(), uid },
+    })?;
     let mut content = Vec::new();
     file.take(MAX_FILE_BYTES + 1).read_to_end(&mut content).map_err(failed(path))?;
     if content.len() as u64 > MAX_FILE_BYTES {
@@ -62,21 +62,37 @@ pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, TokensError> {
 pub fn edit(path: &Path, change: impl FnOnce(&mut Tokens) -> Result<(), String>) -> Result<(), TokensError> {
     let _lock = lock(path)?;
     let mut tokens = match read(path) {
-        Err(TokensError::File { source, .. }) if source.kind() == ErrorKind::NotFound => Tokens::default(),
+        Err(error) if error.is_missing() => Tokens::default(),
         found => found?,
     };
     change(&mut tokens).map_err(TokensError::Refused)?;
     write(path, &tokens)
 }
 
-/// The hashes of a server that starts, or will. Without a file it gets one, with the token of the first administrator: that of
-/// `data_dir`, which an earlier version may have made, or a new one.
+/// Ends a token. The first administrator's is deleted too, if it is that one: it must not come back.
 ///
 /// # Errors
-/// The file cannot be used, or not be made.
+/// There is none of that name, or a file cannot be changed.
+pub fn remove(path: &Path, data_dir: &Path, name: &str) -> Result<(), TokensError> {
+    let mut removed = None;
+    edit(path, |tokens| {
+        removed = tokens.entries().iter().find(|entry| entry.name == name).map(|entry| entry.sha256);
+        tokens.remove(name)
+    })?;
+    let first = Token::path_in(data_dir);
+    let is_first = Token::read(&first).is_ok_and(|token| removed == Some(hash(token.reveal())));
+    if is_first { fs::remove_file(&first).map_err(failed(&first)) } else { Ok(()) }
+}
+
+/// The hashes of a server that starts, or will. A data directory with neither them nor a token gets both: the first
+/// administrator's. A token alone may be one that was taken back, or an earlier version's: it makes nobody anything.
+///
+/// # Errors
+/// The file cannot be used, or not be made; or it is missing where it must be there.
 pub fn open(path: &Path, data_dir: &Path) -> Result<Tokens, TokensError> {
     match read(path) {
-        Err(TokensError::File { source, .. }) if source.kind() == ErrorKind::NotFound => {}
+        // One that somebody chose is somebody's to make.
+        Err(error) if error.is_missing() && path == path_in(data_dir) => {}
         found => return found,
     }
     fs::DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(failed(data_dir))?;
@@ -84,6 +100,11 @@ pub fn open(path: &Path, data_dir: &Path) -> Result<Tokens, TokensError> {
     // Another process may have been first.
     if path.exists() {
         return read(path);
+    }
+    let first = Token::path_in(data_dir);
+    if fs::symlink_metadata(&first).is_ok() {
+        let (path, token) = (path.display().to_string(), first.display().to_string());
+        return Err(TokensError::Forgotten { path, token });
     }
     let token = Token::read_or_create(data_dir)?;
     let principal =
@@ -117,15 +138,13 @@ fn lock(path: &Path) -> Result<File, TokensError> {
 
 /// Under another name first: nobody ever reads half a file.
 fn write(path: &Path, tokens: &Tokens) -> Result<(), TokensError> {
-    let draft = path.with_extension(format!("{}.tmp", std::process::id()));
-    let written = (|| {
-        let mut options = OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-        file.write_all(tokens.render().as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&draft, path)
-    })();
-    written.map_err(failed(path))
+    let (mut file, draft) = private::draft(path).map_err(failed(path))?;
+    let written = file.write_all(tokens.render().as_bytes()).and_then(|()| file.sync_all());
+    written.and_then(|()| fs::rename(&draft, path)).map_err(|error| {
+        // What is left of it is of no use, and no harm if it stays.
+        let _ = fs::remove_file(&draft);
+        failed(path)(error)
+    })
 }
 
 #[cfg(test)]
@@ -152,11 +171,37 @@ mod tests {
     }
 
     #[test]
-    fn a_token_of_an_earlier_version_is_taken_over() {
+    fn a_token_that_was_taken_back_does_not_come_back() {
         let dir = tempfile::tempdir().unwrap();
-        let old = Token::read_or_create(dir.path()).unwrap();
-        let tokens = open(&path_in(dir.path()), dir.path()).unwrap();
-        assert!(tokens.find(old.reveal()).is_some());
+        let (path, first) = (path_in(dir.path()), Token::path_in(dir.path()));
+        open(&path, dir.path()).unwrap();
+        let token = Token::read(&first).unwrap();
+        // Another's end leaves it, its own does not.
+        let other =
+            Entry { name: "b".to_owned(), sha256: hash("b"), ..read(&path).unwrap().entries()[0].clone() };
+        edit(&path, |tokens| tokens.add(other)).unwrap();
+        remove(&path, dir.path(), "b").unwrap();
+        assert!(first.exists() && remove(&path, dir.path(), "b").is_err());
+        remove(&path, dir.path(), "admin").unwrap();
+        assert!(!first.exists());
+        // The same by hand, in a copy that kept it.
+        fs::remove_file(&path).unwrap();
+        fs::write(&first, token.reveal()).unwrap();
+        let error = open(&path, dir.path()).unwrap_err();
+        assert!(matches!(error, TokensError::Forgotten { .. }) && !path.exists(), "{error}");
+        fs::remove_file(&first).unwrap();
+        let anew = open(&path, dir.path()).unwrap();
+        assert!(anew.find(token.reveal()).is_none() && anew.entries().len() == 1);
+    }
+
+    #[test]
+    fn a_file_that_somebody_chose_is_not_made_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mine.yaml");
+        assert!(open(&path, dir.path()).unwrap_err().is_missing());
+        assert!(!path.exists() && !Token::path_in(dir.path()).exists());
+        edit(&path, |_| Ok(())).unwrap();
+        assert_eq!(open(&path, dir.path()).unwrap(), Tokens::default());
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The hashes in force. A file that breaks while the server runs leaves the last good ones, and says so once.
+//! The hashes in force. A file that breaks while the server runs leaves the last good ones, and says so once; one that
+//! is deleted leaves nobody.
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -44,6 +45,10 @@ impl LiveTokens {
                     let found = file::parse(&self.path, &content);
                     last = Some(content);
                     found
+                }
+                Ok(Err(error)) if error.is_missing() => {
+                    last = None;
+                    Ok(Tokens::default())
                 }
                 Ok(Err(error)) => Err(error),
                 Err(error) => Err(TokensError::Refused(error.to_string())),

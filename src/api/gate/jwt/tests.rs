@@ -10,7 +10,8 @@ fn config() -> IssuerConfig {
         audiences: vec!["daypass".to_owned(), "other".to_owned()],
         keys: Source::File("/nonexistent".into()),
         user_claim: "sub".to_owned(),
-        groups_claim: "groups".to_owned(),
+        groups_claim: Some("groups".to_owned()),
+        groups: None,
         kind: Kind::User,
         algorithms: super::super::default_algorithms(),
         leeway: SignedDuration::from_secs(30),
@@ -29,6 +30,59 @@ fn with(changes: Value) -> Result<Identity, Reason> {
         }
     }
     identity(&config(), claims, Timestamp::from_second(NOW).unwrap())
+}
+
+#[test]
+fn an_issuer_names_what_it_may() {
+    let named = |config: &IssuerConfig, claims: Value| {
+        let mut all = json!({"sub": "alice", "aud": "daypass", "exp": NOW + 60, "groups": ["a", "b"]});
+        all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
+        let found = identity(config, all.as_object().unwrap(), Timestamp::from_second(NOW).unwrap());
+        found.map(|found| found.caller.principals().iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    let none = IssuerConfig { groups_claim: None, ..config() };
+    assert_eq!(named(&none, json!({"none": ["c"], "": "d"})).unwrap(), ["user:alice"]);
+    let some = IssuerConfig { groups: Some(vec!["b".to_owned(), "c".to_owned()]), ..config() };
+    assert_eq!(named(&some, json!({})).unwrap(), ["user:alice", "group:b"]);
+
+    let by_email = IssuerConfig { user_claim: "email".to_owned(), groups_claim: None, ..config() };
+    let verified = json!({"email": "a@x", "email_verified": true});
+    assert_eq!(named(&by_email, verified).unwrap(), ["user:a@x"]);
+    for unverified in [json!(null), json!(false), json!("true"), json!(1), json!([true])] {
+        let claims = json!({"email": "a@x", "email_verified": unverified});
+        assert_eq!(named(&by_email, claims), Err(Reason::Unverified));
+    }
+    assert_eq!(named(&by_email, json!({"email": "a@x"})), Err(Reason::Unverified));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_refused_too_often_waits_in_a_line() {
+    let set = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut file, set.as_bytes()).unwrap();
+    let config = IssuerConfig { keys: Source::File(file.path().to_owned()), ..config() };
+    let issuers = Issuers::new(vec![config], Clock::System);
+    for keys in issuers.keys() {
+        tokio::spawn(keys.follow());
+    }
+    let encode = |value: Value| base64::encode_url(value.to_string().as_bytes());
+    let token = format!(
+        "{}.{}.{}",
+        encode(json!({"alg": "EdDSA", "kid": "a"})),
+        encode(json!({"iss": "https://idp"})),
+        base64::encode_url(&[0; 64])
+    );
+    let ask = async |may_ask| issuers.identify(&token, None, Clock::System.now(), may_ask).await.unwrap_err();
+    while ask(true).await == Refusal::NoKeys {
+        // The keys are read by a thread, which this clock does not move.
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    assert_eq!(ask(false).await, Refusal::Nobody(Reason::Signature));
+    let turn = issuers.turns.acquire().await.unwrap();
+    assert!(matches!(ask(false).await, Refusal::TooMany(_)));
+    assert_eq!(ask(true).await, Refusal::Nobody(Reason::Signature));
+    drop(turn);
+    assert_eq!(ask(false).await, Refusal::Nobody(Reason::Signature));
 }
 
 fn names(changes: Value) -> Result<Vec<String>, Reason> {
