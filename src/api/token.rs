@@ -48,11 +48,13 @@ impl Token {
     /// The file is missing, empty, or readable by others.
     pub fn read(path: &Path) -> Result<Self, TokenError> {
         let file = |source| TokenError::File { path: path.to_owned(), source };
-        let mode = fs::metadata(path).map_err(file)?.permissions().mode() & 0o777;
+        // The mode is that of what is read, and not of what was at the path a moment before.
+        let opened = fs::File::open(path).map_err(file)?;
+        let mode = opened.metadata().map_err(file)?.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
             return Err(TokenError::Exposed { path: path.to_owned(), mode });
         }
-        let token = Self::new(&fs::read_to_string(path).map_err(file)?);
+        let token = Self::new(&std::io::read_to_string(opened).map_err(file)?);
         if token.0.is_empty() { Err(TokenError::Empty(path.to_owned())) } else { Ok(token) }
     }
 
