@@ -3,6 +3,7 @@
 mod gate;
 mod grpc;
 mod identity;
+mod place;
 pub mod rest;
 mod token;
 pub mod tokens;
@@ -21,4 +22,5 @@ pub use gate::{
 };
 pub use grpc::{Api, Explain};
 pub use identity::identity;
+pub use place::{Place, Whereabouts};
 pub use token::{Token, TokenError};
