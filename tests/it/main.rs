@@ -6,6 +6,7 @@ mod api_identity;
 mod bundles;
 mod checker;
 mod cli;
+mod cli_real;
 mod compliance;
 mod desk;
 mod desk_soak;
