@@ -3,6 +3,7 @@
 mod gate;
 mod grpc;
 mod identity;
+mod place;
 mod private;
 pub mod rest;
 pub mod slots;
@@ -24,4 +25,5 @@ pub use gate::{
 };
 pub use grpc::{Api, Explain, MAX_MESSAGE_BYTES, MAX_STREAM_AGE};
 pub use identity::identity;
+pub use place::{Place, Whereabouts};
 pub use token::{Token, TokenError};

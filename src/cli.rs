@@ -1,4 +1,6 @@
-//! The command line: one file per subcommand, over one client of the API.
+//! The command line: one file per subcommand, over one client of the API. Nothing is printed but by `output`, which knows
+//! when it could not.
+#![deny(clippy::print_stdout)]
 
 mod access;
 mod audit;
@@ -23,6 +25,7 @@ mod view;
 mod wait;
 mod when;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -97,8 +100,7 @@ enum Command {
     },
 }
 
-/// Exit status of a command that was understood and failed. Usage and configuration errors are 2, as clap's.
-const FAILED: u8 = Exit::Failed as u8;
+/// Usage and configuration errors are 2, as clap's.
 const BAD_CONFIG: u8 = Exit::Usage as u8;
 
 /// How a command ended. [`EXIT_STATUSES`] documents them.
@@ -153,11 +155,10 @@ impl Cli {
             Command::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Self::command(), "daypass", &mut script);
-                output::print(&String::from_utf8_lossy(&script));
-                ExitCode::SUCCESS
+                show(&Done::text(String::from_utf8_lossy(&script)))
             }
             Command::Logout => match login::logout() {
-                Ok(exit) => ExitCode::from(exit as u8),
+                Ok(done) => show(&done),
                 Err(error) => report(&error),
             },
             command => call(command.execute()),
@@ -199,22 +200,28 @@ fn call(command: impl Future<Output = anyhow::Result<Done>>) -> ExitCode {
         Err(error) => return report(&anyhow::Error::new(error).context("no async runtime")),
     };
     match runtime.block_on(command) {
-        Ok(done) => {
-            output::print(&done.text);
-            ExitCode::from(done.exit as u8)
-        }
-        Err(error) => {
-            report(&error);
-            let known = error.chain().find_map(|cause| cause.downcast_ref::<ClientError>());
-            ExitCode::from(known.map_or(Exit::Failed, ClientError::exit) as u8)
-        }
+        Ok(done) => show(&done),
+        Err(error) => report(&error),
     }
 }
 
-/// The whole chain of causes, once.
+fn show(done: &Done) -> ExitCode {
+    match output::print(&done.text) {
+        Ok(_) => ExitCode::from(done.exit as u8),
+        Err(error) => report(&error.into()),
+    }
+}
+
 fn report(error: &anyhow::Error) -> ExitCode {
-    eprintln!("daypass: {}", output::clean_lines(&format!("{error:#}")));
-    ExitCode::from(FAILED)
+    ExitCode::from(fail(error))
+}
+
+/// Says the whole chain of causes, once, and what to exit with.
+fn fail(error: &anyhow::Error) -> u8 {
+    // Nobody may be there to read it.
+    let _ = writeln!(std::io::stderr(), "daypass: {}", output::clean_lines(&format!("{error:#}")));
+    let known = error.chain().find_map(|cause| cause.downcast_ref::<ClientError>());
+    known.map_or(Exit::Failed, ClientError::exit) as u8
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ use tokio::task::JoinSet;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::api::Place;
 use crate::api::rest::ContractError;
 use crate::api::tokens::TokensError;
 use crate::audit::{DecisionLog, OpenError};
@@ -126,6 +127,7 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     let parts = Parts::build(&config)?;
     let listeners = Listeners::bind(&config).await?;
     listeners.announce(&config)?;
+    let _place = listeners.take_place(&config)?;
     let (stop, stopped) = watch::channel(false);
     let (reporter, health) = tonic_health::server::health_reporter();
     let is_ready = parts.readiness.is_ready();
@@ -285,6 +287,21 @@ impl Listeners {
             "listening"
         );
         Ok(())
+    }
+}
+
+impl Listeners {
+    /// Tells those who may read the data directory where its API is, for as long as the result lives. Without it they have
+    /// to name the token; that stops no server.
+    fn take_place(&self, config: &Config) -> Result<Option<Place>, std::io::Error> {
+        let Some(api) = &self.api else { return Ok(None) };
+        let place = Place::take(&config.data_dir, api.local_addr()?, config.api.tls.is_some());
+        match &place {
+            Ok(Some(_)) => {}
+            Ok(None) => tracing::warn!("another server has this data directory; its token is for that one"),
+            Err(error) => tracing::warn!(%error, "the data directory cannot say where the API is"),
+        }
+        Ok(place.unwrap_or_default())
     }
 }
 

@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use super::client::{Client, ClientError};
 use super::events::{follow, last_number, pages};
-use super::output::{clean, compact, print};
+use super::output::{Reader, clean, compact, print};
 use super::settings::Connection;
-use super::verify::{Anchor, Break, Report, Verifier};
+use super::verify::{Anchor, Break, Leniency, Report, Verifier};
 use super::{Done, Exit, json};
 use crate::api::v1;
 use crate::store::journal::{MAX_DOCUMENT_BYTES, StoredEvent};
@@ -40,6 +40,12 @@ enum AuditCommand {
         /// An event that must be there with this hash, as an earlier `verify` printed its head; may be repeated
         #[arg(long = "anchor", value_name = "NUMBER:HASH", value_parser = Anchor::parse)]
         anchors: Vec<Anchor>,
+        /// Let a record pass whose beginning is not kept; its first document is taken on trust
+        #[arg(long)]
+        allow_trimmed: bool,
+        /// Let a record pass that has no events
+        #[arg(long)]
+        allow_empty: bool,
     },
     /// Print the record, a line of JSON for each event
     Export {
@@ -85,14 +91,16 @@ impl Format {
 pub async fn execute(args: AuditArgs) -> anyhow::Result<Done> {
     let AuditArgs { connection, command } = args;
     match command {
-        AuditCommand::Verify { file: Some(file), anchors } => {
-            let report = verify_file(&file, anchors)?;
-            Ok(show(&report, &file.display().to_string(), "", connection.json))
-        }
-        AuditCommand::Verify { file: None, anchors } => {
+        AuditCommand::Verify { file, anchors, allow_trimmed, allow_empty } => {
+            let leniency = Leniency { trimmed: allow_trimmed, empty: allow_empty };
+            let verifier = Verifier::new(anchors, leniency).map_err(ClientError::usage)?;
+            if let Some(file) = file {
+                let report = verify_file(&file, verifier)?;
+                return Ok(show(&report, &file.display().to_string(), "", connection.json));
+            }
             let client = Client::connect(&connection).await?;
-            let report = verify_api(&client, anchors).await?;
-            let hint = "; or this caller may not see every event (`daypass whoami`)";
+            let report = verify_api(&client, verifier).await?;
+            let hint = "; you may not see all of it: ask an auditor (`daypass whoami` says who you are)";
             Ok(show(&report, &client.api, hint, connection.json))
         }
         AuditCommand::Export { format, after, source } => {
@@ -107,8 +115,8 @@ pub async fn execute(args: AuditArgs) -> anyhow::Result<Done> {
             let source = client.api.clone();
             let line = |event: &v1::Event| format.line(event, &source);
             let after = head.saturating_sub(u64::from(lines));
-            let (last, open) = write_after(&client, after, &line).await?;
-            if !no_follow && open {
+            let (last, reader) = write_after(&client, after, &line).await?;
+            if !no_follow && reader == Reader::There {
                 let watch = |after| v1::WatchEventsRequest { after, ..v1::WatchEventsRequest::default() };
                 follow(&client, &watch, last.max(head), &|event| print(&line(event))).await?;
             }
@@ -122,48 +130,63 @@ async fn write_after(
     client: &Client,
     after: u64,
     line: &dyn Fn(&v1::Event) -> String,
-) -> Result<(u64, bool), ClientError> {
-    let (mut last, mut open) = (after, true);
+) -> Result<(u64, Reader), ClientError> {
+    let (mut last, mut reader) = (after, Reader::There);
     pages(client, all_after(after), |event| {
         last = event.number;
-        open = print(&line(&event));
-        if open { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        reader = print(&line(&event))?;
+        Ok(match reader {
+            Reader::There => ControlFlow::Continue(()),
+            Reader::Gone => ControlFlow::Break(()),
+        })
     })
     .await?;
-    Ok((last, open))
+    Ok((last, reader))
 }
 
 fn all_after(after: u64) -> v1::ListEventsRequest {
     v1::ListEventsRequest { after, page_size: PAGE_SIZE, ..v1::ListEventsRequest::default() }
 }
 
-async fn verify_api(client: &Client, anchors: Vec<Anchor>) -> Result<Report, ClientError> {
-    let mut verifier = Verifier::new(anchors);
-    let mut broken = None;
-    pages(client, all_after(0), |event| {
-        let v1::Event { number, hash, document, .. } = event;
-        broken = verifier.next(StoredEvent { number, hash, document }).err();
-        if broken.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })
-    .await?;
-    Ok(verifier.finish(broken))
+/// To the end that the server says the record has. An older server does not say it.
+async fn verify_api(client: &Client, mut verifier: Verifier) -> Result<Report, ClientError> {
+    let (mut after, mut known_head) = (0, 0);
+    loop {
+        let page = client.list_events(all_after(after)).await?;
+        let begin = after;
+        for event in page.events {
+            let v1::Event { number, hash, document, .. } = event;
+            if let Err(broken) = verifier.next(StoredEvent { number, hash, document }) {
+                return Ok(verifier.finish(Some(broken)));
+            }
+            after = number;
+        }
+        after = after.max(page.next_after);
+        if page.next_after > begin {
+            continue;
+        }
+        let reached = verifier.reached();
+        if page.last_number <= reached {
+            return Ok(verifier.finish(None));
+        }
+        // What was there before this page was asked for, and is not on it, is missing; what is newer is on the next.
+        if after == begin && known_head > reached {
+            let behind = Break::Behind { last: reached, head: known_head };
+            return Ok(verifier.finish(Some(behind)));
+        }
+        known_head = page.last_number;
+    }
 }
 
-fn verify_file(path: &Path, anchors: Vec<Anchor>) -> anyhow::Result<Report> {
+fn verify_file(path: &Path, mut verifier: Verifier) -> anyhow::Result<Report> {
     let place = || path.display().to_string();
     let input: Box<dyn Read> = if path == Path::new("-") {
         Box::new(std::io::stdin())
     } else {
         Box::new(File::open(path).with_context(place)?)
     };
-    let mut verifier = Verifier::new(anchors);
-    let report = match read_all(BufReader::new(input), &mut verifier).with_context(place)? {
-        Ok(()) => verifier.finish(None),
-        Err(broken) => verifier.finish(Some(broken)),
-    };
-    // A file that was cut to nothing must not pass for a good one.
-    anyhow::ensure!(report.first > 0 || report.broken.is_some(), "{} has no events", place());
-    Ok(report)
+    let read = read_all(BufReader::new(input), &mut verifier).with_context(place)?;
+    Ok(verifier.finish(read.err()))
 }
 
 /// The outer error is one of reading.
@@ -213,6 +236,7 @@ fn show(report: &Report, place: &str, hint: &str, json: bool) -> Done {
             "last": report.last,
             "good": report.good,
             "trimmed": report.is_trimmed,
+            "anchored": report.anchored,
             "head": if report.last == 0 { Value::Null } else { json!(format!("{}:{}", report.last, report.head)) },
             "break": broken.map(|broken| json!({
                 "kind": broken.code(), "at": broken.place(), "message": broken.to_string(),
@@ -223,30 +247,33 @@ fn show(report: &Report, place: &str, hint: &str, json: bool) -> Done {
 }
 
 fn page(report: &Report, place: &str, hint: &str) -> String {
-    let Report { first, last, good, head, is_trimmed, broken } = report;
-    let mut parts = Vec::new();
+    let Report { first, last, good, head, is_trimmed, anchored, broken } = report;
     if let Some(broken) = broken {
-        let hint = if matches!(broken, Break::Gap { .. }) { hint } else { "" };
-        parts.push(format!("BROKEN: {}: {}{hint}\n", clean(place), clean(&broken.to_string())));
-        if *good > 0 {
-            parts.push(format!("the {good} before it, {first} to {last}, are good\n"));
-        }
-    } else if *good == 0 {
-        parts.push(format!("good: {}: no events yet\n", clean(place)));
-    } else {
-        parts.push(format!("good: {}: {good} events, {first} to {last}\n", clean(place)));
+        let unseen =
+            matches!(broken, Break::Gap { .. } | Break::Trimmed { .. } | Break::Empty | Break::Behind { .. });
+        let hint = if unseen { hint } else { "" };
+        let fit = if *good > 0 { format!("{first} to {last} fit each other\n") } else { String::new() };
+        return format!("BROKEN: {}: {}{hint}\n{fit}", clean(place), clean(&broken.to_string()));
     }
+    if *good == 0 {
+        return format!("no events: {}: nothing is proven\n", clean(place));
+    }
+    let mut parts = vec![format!("good: {}: {good} events, {first} to {last}\n", clean(place))];
     if *is_trimmed {
         parts.push(format!(
-            "the record begins at {first}: older events are not kept. Event {first} itself is taken on trust; an anchor of \
-             event {} would prove it\n",
+            "the record begins at {first}: what was before it is not here, and the document of event {first} is taken on \
+             trust; --anchor with the hash of event {} would prove it\n",
             first - 1
         ));
     }
-    if *good > 0 {
-        parts.push(format!(
-            "head {last}:{head}\n(keep it elsewhere: --anchor {last}:{head} proves later that nothing up to here was changed)\n"
-        ));
-    }
+    parts.push(if *anchored > 0 {
+        format!("up to event {anchored} it is what it was when the anchor was written down\n")
+    } else {
+        "without an anchor, a record that was written anew as a whole looks the same\n".to_owned()
+    });
+    parts.push(format!(
+        "head {last}:{head}\n(keep it elsewhere: with --anchor {last}:{head} a later `audit verify` finds any change of what \
+         it has of the events up to here)\n"
+    ));
     parts.concat()
 }

@@ -13,7 +13,7 @@ use tonic::{Code, Request, Status, Streaming};
 
 use super::Exit;
 use super::credential::Credential;
-use super::output::clean;
+use super::output::{PrintError, clean};
 use super::settings::{Connection, Settings};
 use crate::api::v1::access_service_client::AccessServiceClient;
 use crate::api::v1::event_service_client::EventServiceClient;
@@ -49,6 +49,16 @@ pub enum ClientError {
          directory with --data-dir ({} is not there)", .0.display()
     )]
     NoTokenIn(PathBuf),
+    #[error(
+        "no server runs on the data directory {}, and its token is for no other; start `daypass serve`, or name the token \
+         with --token-file", .0.display()
+    )]
+    NoServerOf(PathBuf),
+    #[error(
+        "the server of {} is at {at}, and its token is not shown to {asked}; leave --api out, or name the token with \
+         --token-file", .data_dir.display()
+    )]
+    ServerElsewhere { data_dir: PathBuf, at: String, asked: String },
     #[error(transparent)]
     Token(TokenError),
     #[error("{place}")]
@@ -68,6 +78,8 @@ pub enum ClientError {
     Credential(anyhow::Error),
     #[error("{0} gave more than {MAX_LISTED} entries")]
     TooMany(String),
+    #[error(transparent)]
+    Print(#[from] PrintError),
 }
 
 impl ClientError {
@@ -77,8 +89,8 @@ impl ClientError {
 
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Usage(_) | Self::NoUrl(_) => Exit::Usage,
-            Self::Unreachable { .. } => Exit::Unreachable,
+            Self::Usage(_) | Self::NoUrl(_) | Self::ServerElsewhere { .. } => Exit::Usage,
+            Self::Unreachable { .. } | Self::NoServerOf(_) => Exit::Unreachable,
             Self::Refused { code, .. } if is_outage(*code) => Exit::Unreachable,
             _ => Exit::Failed,
         }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -16,6 +16,8 @@ use crate::api::Token;
 
 /// Of what a token command prints. Headers of servers end far below.
 const MAX_TOKEN_BYTES: u64 = 64 * 1024;
+/// Of a login: a token, and paths.
+const MAX_FILE_BYTES: u64 = 256 * 1024;
 /// A token that ends within this is not used any more: the call, and the server's clock, take time.
 const MARGIN: SignedDuration = SignedDuration::from_secs(30);
 
@@ -153,21 +155,39 @@ fn whole(seconds: f64) -> Option<i64> {
     format!("{:.0}", seconds.floor()).parse().ok()
 }
 
-/// The text of a file that nobody else can read; none if there is no such file.
+/// The text of a file that is this user's and that nobody else can read; none if there is no such file. What is in it may be
+/// run: a file that somebody else put there must not.
 pub fn read_private(path: &Path) -> anyhow::Result<Option<String>> {
-    use std::os::unix::fs::PermissionsExt;
-    let metadata = match fs::metadata(path) {
-        Ok(metadata) => metadata,
+    read_owned(path, rustix::process::geteuid().as_raw())
+}
+
+/// Owner and mode are those of what is read, and not of what is at the path a moment before.
+fn read_owned(path: &Path, owner: u32) -> anyhow::Result<Option<String>> {
+    let place = || path.display().to_string();
+    // A pipe that nobody writes to must not hold the command up.
+    let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).with_context(place)?;
+    let file = match fs::OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).context(path.display().to_string()),
+        Err(error) => return Err(error).with_context(place),
     };
-    let mode = metadata.permissions().mode() & 0o777;
+    let metadata = file.metadata().with_context(place)?;
+    ensure!(metadata.is_file(), "{} is no file", place());
+    ensure!(
+        metadata.uid() == owner,
+        "{} belongs to somebody else (user {}, and you are {owner}); remove it, or `daypass login` again",
+        place(),
+        metadata.uid()
+    );
+    let mode = metadata.mode() & 0o777;
     ensure!(
         mode.trailing_zeros() >= 6,
         "{} can be read by others (mode {mode:03o}); chmod 600 it, or `daypass login` again",
-        path.display()
+        place()
     );
-    fs::read_to_string(path).map(Some).with_context(|| path.display().to_string())
+    let mut text = String::new();
+    file.take(MAX_FILE_BYTES).read_to_string(&mut text).with_context(place)?;
+    Ok(Some(text))
 }
 
 /// Whole or not at all, and readable by its owner alone from the first byte on.
@@ -263,5 +283,21 @@ mod tests {
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(read_private(&path).unwrap_err().to_string().contains("mode 644"));
+    }
+
+    #[test]
+    fn a_file_of_somebody_else_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("client.json");
+        write_private(&path, "a").unwrap();
+        let owner = fs::metadata(&path).unwrap().uid();
+        assert_eq!(read_owned(&path, owner).unwrap().unwrap(), "a");
+        let error = read_owned(&path, owner + 1).unwrap_err().to_string();
+        assert!(error.contains("belongs to somebody else"), "{error}");
+        // A link counts as what it leads to.
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert_eq!(read_private(&link).unwrap().unwrap(), "a");
+        assert!(read_private(dir.path()).is_err(), "a directory");
     }
 }

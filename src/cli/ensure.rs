@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::client::Client;
 use super::request::{AskArgs, ask, wait};
 use super::settings::Connection;
-use super::{Done, json, output, view, wait::Waited, when};
+use super::{Done, Exit, json, output, view, wait::Waited, when};
 use crate::api::v1;
 use crate::api::v1::search_access_requests::Relation;
 
@@ -33,7 +33,10 @@ pub async fn execute(args: EnsureArgs) -> anyhow::Result<Done> {
     } else {
         asked.subject.clone()
     };
-    if let Some(grant) = live(&client, &subject, &asked.entitlement, min_left).await? {
+    let held = held(&client, &subject, &asked.entitlement).await?;
+    // Whoever names a beginning may have asked before, and then there is nothing to ask again.
+    let may_begin_later = asked.start.is_some();
+    if let Some(grant) = usable(held, min_left, may_begin_later) {
         return Ok(show(&grant, json));
     }
     let request = match pending(&client, &subject, &asked.entitlement).await? {
@@ -60,35 +63,55 @@ pub async fn execute(args: EnsureArgs) -> anyhow::Result<Done> {
     Ok(Done::text(text).exit(waited.exit()))
 }
 
+/// Success is access, and nothing less: a grant that does not count yet, or any more, is not.
 fn show(grant: &v1::Grant, json: bool) -> Done {
-    Done::either(json, || json::grant(grant), || view::created("grant", grant, Timestamp::now()))
+    let now = Timestamp::now();
+    let text = || {
+        if counts(grant, now) {
+            return view::created("grant", grant, now);
+        }
+        let why = match when::from_proto(grant.not_before).filter(|begin| *begin > now) {
+            Some(_) => format!("no access yet: it begins {}", when::both(grant.not_before, now)),
+            None => format!("no access: the grant is {}", view::grant_state(grant)),
+        };
+        format!("{}{why}\n", view::created("grant", grant, now))
+    };
+    let exit = if counts(grant, now) { Exit::Done } else { Exit::StillPending };
+    Done::either(json, || json::grant(grant), text).exit(exit)
 }
 
-/// Of the subject's grants from the entitlement, the one that lasts longest, if that is long enough.
-async fn live(
-    client: &Client,
-    subject: &str,
-    entitlement: &str,
-    min_left: Duration,
-) -> anyhow::Result<Option<v1::Grant>> {
-    let held = client
+fn counts(grant: &v1::Grant, now: Timestamp) -> bool {
+    let is_active = matches!(grant.state(), v1::GrantState::Active | v1::GrantState::Unspecified);
+    is_active && when::from_proto(grant.not_before).is_none_or(|begin| begin <= now)
+}
+
+/// The subject's grants from the entitlement.
+async fn held(client: &Client, subject: &str, entitlement: &str) -> anyhow::Result<Vec<v1::Grant>> {
+    let mut held = client
         .grants(v1::ListGrantsRequest {
             subject: subject.to_owned(),
             entitlement: entitlement.to_owned(),
             ..v1::ListGrantsRequest::default()
         })
         .await?;
+    // An older server does not know the filter.
+    held.retain(|grant| grant.subject == subject && grant.entitlement == entitlement);
+    Ok(held)
+}
+
+/// The one that lasts longest, if that is long enough; else, if that will do, one that begins later.
+fn usable(held: Vec<v1::Grant>, min_left: Duration, may_begin_later: bool) -> Option<v1::Grant> {
     let now = Timestamp::now();
     let min_left = SignedDuration::try_from(min_left).unwrap_or(SignedDuration::MAX);
-    let usable = held.into_iter().filter(|grant| {
-        // An older server does not know the filter.
-        let is_it = grant.subject == subject && grant.entitlement == entitlement;
-        let counts = matches!(grant.state(), v1::GrantState::Active | v1::GrantState::Unspecified);
-        let has_begun = when::from_proto(grant.not_before).is_none_or(|begin| begin <= now);
+    let is_long_enough = |grant: &v1::Grant| {
         let left = when::from_proto(grant.expires_at).map(|end| end.duration_since(now));
-        is_it && counts && has_begun && left.is_some_and(|left| left >= min_left)
-    });
-    Ok(usable.max_by_key(|grant| when::from_proto(grant.expires_at)))
+        left.is_some_and(|left| left >= min_left)
+    };
+    let (live, others): (Vec<_>, Vec<_>) = held.into_iter().partition(|grant| counts(grant, now));
+    let live = live.into_iter().filter(is_long_enough);
+    let found = live.max_by_key(|grant| when::from_proto(grant.expires_at));
+    let later = || others.into_iter().find(|grant| grant.state() == v1::GrantState::Scheduled);
+    found.or_else(|| if may_begin_later { later() } else { None })
 }
 
 async fn pending(

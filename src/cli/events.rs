@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::client::{Client, ClientError};
-use super::output::{Table, column, compact, open_row, print, width};
+use super::output::{PrintError, Reader, Table, column, compact, note, open_row, print, width};
 use super::settings::Connection;
 use super::{Done, json, when};
 use crate::api::v1;
@@ -102,7 +102,7 @@ pub async fn execute(args: EventsArgs) -> anyhow::Result<Done> {
         print(&if json { compact(&json::event(event)) } else { open_row(&row(event), WIDTHS, width()) })
     };
     for event in &found {
-        if !show(event) {
+        if show(event)? == Reader::Gone {
             return Ok(Done::text(""));
         }
     }
@@ -133,11 +133,8 @@ async fn recent(
         if after.is_none() && found.len() > enough {
             found.pop_front();
         }
-        if after.is_some() && found.len() >= enough {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
+        let is_enough = after.is_some() && found.len() >= enough;
+        Ok(if is_enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     })
     .await?;
     Ok(found)
@@ -147,12 +144,12 @@ async fn recent(
 pub async fn pages(
     client: &Client,
     mut ask: v1::ListEventsRequest,
-    mut each: impl FnMut(v1::Event) -> ControlFlow<()>,
+    mut each: impl FnMut(v1::Event) -> Result<ControlFlow<()>, PrintError>,
 ) -> Result<(), ClientError> {
     loop {
         let page = client.list_events(ask.clone()).await?;
         for event in page.events {
-            if each(event).is_break() {
+            if each(event)?.is_break() {
                 return Ok(());
             }
         }
@@ -172,7 +169,7 @@ pub async fn last_number(client: &Client) -> Result<u64, ClientError> {
         let ask = v1::ListEventsRequest { after, page_size: 1, ..v1::ListEventsRequest::default() };
         pages(client, ask, |event| {
             found = Some(event.number);
-            ControlFlow::Break(())
+            Ok(ControlFlow::Break(()))
         })
         .await
         .map(|()| found)
@@ -207,7 +204,7 @@ pub async fn follow(
     client: &Client,
     watch: &dyn Fn(u64) -> v1::WatchEventsRequest,
     from: u64,
-    show: &dyn Fn(&v1::Event) -> bool,
+    show: &dyn Fn(&v1::Event) -> Result<Reader, PrintError>,
 ) -> Result<(), ClientError> {
     let mut last = from;
     let mut pause = FIRST_PAUSE;
@@ -223,7 +220,7 @@ pub async fn follow(
                     Ok(Some(event)) => {
                         last = event.number;
                         (pause, said) = (FIRST_PAUSE, false);
-                        if !show(&event) {
+                        if show(&event)? == Reader::Gone {
                             return Ok(());
                         }
                     }
@@ -235,7 +232,7 @@ pub async fn follow(
         match broken {
             Some(error) if error.ends_a_watch() => return Err(error),
             Some(error) if !std::mem::replace(&mut said, true) => {
-                eprintln!("daypass: {error}; following again");
+                note(&format!("daypass: {error}; following again"));
             }
             _ => {}
         }

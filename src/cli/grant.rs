@@ -236,7 +236,7 @@ async fn extend(client: &Client, args: ExtendArgs, json: bool) -> anyhow::Result
     match request {
         Some(request) if request.state() == v1::RequestState::Pending && !args.no_wait => {
             if !json {
-                output::print(&view::request(&request, now));
+                output::print(&view::request(&request, now))?;
             }
             wait_and_show(client, request, args.timeout, json).await
         }
@@ -330,7 +330,7 @@ async fn relinquish(client: &Client, id: Option<String>, json: bool) -> anyhow::
             // It has ended meanwhile.
             Err(error) if error.is_not_found() => {}
             Err(error) => {
-                eprintln!("daypass: {}: {error}", output::clean(&grant.id));
+                output::note(&format!("daypass: {}: {error}", grant.id));
                 failed.push(grant.id);
             }
         }

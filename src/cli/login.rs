@@ -8,11 +8,11 @@ use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
+use super::Done;
 use super::client::{Client, ClientError};
 use super::credential::{Credential, TokenCommand, read_private, write_private};
-use super::output::{clean, print};
+use super::output::clean;
 use super::settings::{Connection, DEFAULT_API, Settings};
-use super::{Done, Exit};
 use crate::api::{Token, v1};
 
 /// Of a token on standard input.
@@ -178,7 +178,7 @@ fn token_from_stdin() -> anyhow::Result<String> {
 }
 
 /// Succeeds also when there was no login.
-pub fn logout() -> anyhow::Result<Exit> {
+pub fn logout() -> anyhow::Result<Done> {
     let dir = own_directory()?;
     let mut was = false;
     for name in [FILE, CACHE] {
@@ -188,6 +188,5 @@ pub fn logout() -> anyhow::Result<Exit> {
             Err(error) => return Err(error).context(dir.join(name).display().to_string()),
         }
     }
-    print(if was { "logged out\n" } else { "there was no login\n" });
-    Ok(Exit::Done)
+    Ok(Done::text(if was { "logged out\n" } else { "there was no login\n" }))
 }

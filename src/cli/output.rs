@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
 
 use serde_json::Value;
+use thiserror::Error;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// Between columns.
@@ -242,10 +243,47 @@ impl Block {
     }
 }
 
-/// False once the reader has gone: a closed pipe is the reader's wish, not a failure.
-pub fn print(text: &str) -> bool {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok()
+/// Whether anybody still reads what is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reader {
+    There,
+    /// A closed pipe is the reader's wish, not a failure.
+    Gone,
+}
+
+/// Half of what was to be printed may be there, and nobody must take it for all.
+#[derive(Debug, Error)]
+#[error("standard output cannot be written; what is there is not whole")]
+pub struct PrintError(#[from] std::io::Error);
+
+pub fn print(text: &str) -> Result<Reader, PrintError> {
+    print_to(&mut std::io::stdout().lock(), text)
+}
+
+fn print_to(out: &mut impl std::io::Write, text: &str) -> Result<Reader, PrintError> {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(Reader::There),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        Err(error) => Err(PrintError(error)),
+    }
+}
+
+/// For commands that print as they go and have nothing to undo: if it cannot be printed, the program ends.
+pub fn tell(text: std::fmt::Arguments<'_>) {
+    if let Err(error) = print(&text.to_string()) {
+        std::process::exit(i32::from(super::fail(&error.into())));
+    }
+}
+
+/// A line of it.
+macro_rules! say {
+    ($($text:tt)*) => { $crate::cli::output::tell(format_args!("{}\n", format_args!($($text)*))) };
+}
+pub(in crate::cli) use say;
+
+/// A line on standard error, of whatever text. Nobody may be there to read it, and that stops nothing.
+pub fn note(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{}", clean(text));
 }
 
 #[cfg(test)]
@@ -264,6 +302,24 @@ mod tests {
         let text = pretty(&value);
         assert!(!text.chars().any(|c| c != '\n' && is_unsafe(c)), "{text:?}");
         assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
+    }
+
+    #[test]
+    fn only_a_reader_who_has_gone_is_no_failure() {
+        struct Broken(std::io::ErrorKind);
+        impl std::io::Write for Broken {
+            fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+                Err(self.0.into())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        assert_eq!(print_to(&mut Vec::new(), "x").unwrap(), Reader::There);
+        let end = |kind| print_to(&mut Broken(kind), "x");
+        assert_eq!(end(std::io::ErrorKind::BrokenPipe).unwrap(), Reader::Gone);
+        assert!(end(std::io::ErrorKind::StorageFull).is_err());
+        assert!(end(std::io::ErrorKind::Other).is_err());
     }
 
     fn table() -> Table<3> {

@@ -203,7 +203,7 @@ async fn create(client: &Client, args: AskArgs, json: bool) -> anyhow::Result<Do
     let is_final = args.no_wait || args.dry_run || request.state() != v1::RequestState::Pending;
     if !is_final {
         if !json {
-            output::print(&view::request(&request, Timestamp::now()));
+            output::print(&view::request(&request, Timestamp::now()))?;
         }
         return wait_and_show(client, request, args.timeout, json).await;
     }
@@ -277,7 +277,7 @@ async fn list(client: &Client, args: LsArgs, json: bool) -> anyhow::Result<Done>
         client.requests(ask, enough).await?
     };
     if more {
-        eprintln!("daypass: there are more than {enough}; --limit shows more");
+        output::note(&format!("daypass: there are more than {enough}; --limit shows more"));
     }
     Ok(Done::either(
         json,

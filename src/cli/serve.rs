@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use super::output::say;
 use super::{BAD_CONFIG, report};
 use crate::config::{Config, ServeArgs};
 use crate::{server, telemetry};
@@ -17,7 +18,7 @@ pub fn run(args: &ServeArgs) -> ExitCode {
     if args.validate {
         return match server::load_policy(&config.policy, 0) {
             Ok(_) => {
-                println!("configuration and policy are good");
+                say!("configuration and policy are good");
                 ExitCode::SUCCESS
             }
             Err(error) => {

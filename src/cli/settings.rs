@@ -1,6 +1,7 @@
 //! Where the API is and who calls it: flags, then the environment, then the login, then the data directory.
 //!
-//! What a login holds is for the API it was made for, and is never shown to another one.
+//! What a login holds is for the API it was made for, and is never shown to another one. The token of a data directory is for
+//! the server that runs on it (see `Whereabouts`), or for one whose certificate says who it is.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +10,7 @@ use clap::Args;
 use super::client::ClientError;
 use super::credential::Credential;
 use super::login::Login;
-use crate::api::Token;
+use crate::api::{Token, Whereabouts};
 use crate::config::default_data_dir;
 
 pub const DEFAULT_API: &str = "http://127.0.0.1:9292";
@@ -67,9 +68,9 @@ impl Settings {
         login: Option<&Login>,
     ) -> Result<Self, ClientError> {
         let env = |name: &str| env(name).filter(|value| !value.is_empty());
-        let api = args.api.clone().or_else(|| env("DAYPASS_API"));
-        let api =
-            api.or_else(|| login.map(|login| login.api.clone())).unwrap_or_else(|| DEFAULT_API.to_owned());
+        let named = args.api.clone().or_else(|| env("DAYPASS_API"));
+        let named = named.or_else(|| login.map(|login| login.api.clone()));
+        let api = named.clone().unwrap_or_else(|| DEFAULT_API.to_owned());
         let is_local = is_on_this_machine(&api);
         if !api.starts_with("https://") && !is_local {
             return Err(ClientError::usage(format!(
@@ -80,15 +81,18 @@ impl Settings {
         let login = login.filter(|login| login.is_for(&api));
         let ca_file = args.ca_file.clone().or_else(|| login.and_then(|login| login.ca_file.clone()));
         let identity = identity(args, login)?;
-        let credential = credential(args, &env, login, identity.is_some(), &api);
-        let credential = credential.map_err(|error| match stranger {
+        let found = credential(args, &env, login, identity.is_some(), &api).and_then(|found| match found {
+            Found::Credential(credential) => Ok((credential, None)),
+            Found::DataDir(dir) => of_data_dir(&dir, named.as_deref()),
+        });
+        let (credential, place) = found.map_err(|error| match stranger {
             Some(login) => ClientError::usage(format!(
                 "{error}; the login is for {}, not for {api}: `daypass login --api {api}`",
                 login.api
             )),
             None => error,
         })?;
-        Ok(Self { api, credential, ca_file, identity })
+        Ok(Self { api: place.unwrap_or(api), credential, ca_file, identity })
     }
 }
 
@@ -106,43 +110,76 @@ fn credential(
     login: Option<&Login>,
     has_identity: bool,
     api: &str,
-) -> Result<Credential, ClientError> {
-    let read = |path: &Path| Token::read(path).map(Credential::Token).map_err(ClientError::Token);
+) -> Result<Found, ClientError> {
+    let read = |path: &Path| {
+        let token = Token::read(path).map_err(ClientError::Token)?;
+        Ok(Found::Credential(Credential::Token(token)))
+    };
     if let Some(path) = &args.token_file {
         return read(path);
     }
     // Whoever names a data directory means its token.
     if let Some(dir) = &args.data_dir {
-        return default_token(dir);
+        return Ok(Found::DataDir(dir.clone()));
     }
     if args.cert_file.is_some() {
-        return Ok(Credential::None);
+        return Ok(Found::Credential(Credential::None));
     }
     if let Some(text) = env("DAYPASS_TOKEN") {
-        return Ok(Credential::Token(Token::new(&text)));
+        return Ok(Found::Credential(Credential::Token(Token::new(&text))));
     }
     if let Some(path) = env("DAYPASS_TOKEN_FILE") {
         return read(Path::new(&path));
     }
     if let Some(found) = login.and_then(Login::credential) {
-        return Ok(found);
+        return Ok(Found::Credential(found));
     }
     if has_identity {
-        return Ok(Credential::None);
+        return Ok(Found::Credential(Credential::None));
     }
     if let Some(dir) = env("DAYPASS_DATA_DIR") {
-        return default_token(Path::new(&dir));
+        return Ok(Found::DataDir(dir.into()));
     }
     // The token of this machine's server is for this machine's server.
-    if is_on_this_machine(api) { default_token(&default_data_dir()) } else { Err(ClientError::NoToken) }
+    if is_on_this_machine(api) { Ok(Found::DataDir(default_data_dir())) } else { Err(ClientError::NoToken) }
 }
 
-fn default_token(dir: &Path) -> Result<Credential, ClientError> {
+enum Found {
+    Credential(Credential),
+    /// Its token, for its server.
+    DataDir(PathBuf),
+}
+
+/// The token, and where the server is that it is for, if that is known better than by the name.
+fn of_data_dir(dir: &Path, named: Option<&str>) -> Result<(Credential, Option<String>), ClientError> {
     let path = Token::path_in(dir);
     if !path.exists() {
         return Err(ClientError::NoTokenIn(path));
     }
-    Token::read(&path).map(Credential::Token).map_err(ClientError::Token)
+    let credential = Token::read(&path).map(Credential::Token).map_err(ClientError::Token)?;
+    // Its certificate says who it is.
+    if named.is_some_and(|api| api.starts_with("https://")) {
+        return Ok((credential, None));
+    }
+    let whereabouts = Whereabouts::of(dir)
+        .map_err(|source| ClientError::File { place: dir.display().to_string(), source })?;
+    match whereabouts {
+        Whereabouts::Nobody => Err(ClientError::NoServerOf(dir.to_owned())),
+        Whereabouts::At(at) if named.is_none_or(|named| is_same(named, &at)) => Ok((credential, Some(at))),
+        Whereabouts::At(at) => Err(ClientError::ServerElsewhere {
+            data_dir: dir.to_owned(),
+            at,
+            asked: named.unwrap_or(DEFAULT_API).to_owned(),
+        }),
+    }
+}
+
+/// `localhost` is whatever the server listens on: the call goes to that address, and not to what the name leads to.
+fn is_same(named: &str, at: &str) -> bool {
+    let parse = |url: &str| url.parse::<http::Uri>().ok();
+    let (Some(named), Some(at)) = (parse(named), parse(at)) else { return false };
+    let is_host = named.host() == at.host() || named.host() == Some("localhost");
+    is_host && named.scheme() == at.scheme() && named.port_u16() == at.port_u16()
 }
 
 pub fn is_on_this_machine(url: &str) -> bool {
@@ -158,6 +195,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::api::Place;
 
     struct Places {
         dir: tempfile::TempDir,
@@ -184,6 +222,8 @@ mod tests {
         let places = Places { dir: tempfile::tempdir().unwrap() };
         let data_dir = places.dir.path().join("data");
         std::fs::create_dir(&data_dir).unwrap();
+        let address = DEFAULT_API.strip_prefix("http://").unwrap().parse().unwrap();
+        let _server = Place::take(&data_dir, address, false).unwrap();
         let (flag, file, _) = (places.token("flag"), places.token("file"), places.token("data/token"));
         let login = Login { api: DEFAULT_API.into(), token: Some("login".into()), ..Login::default() };
         let resolve = |args: &Connection, env: &[(&str, &str)], login: Option<&Login>| {
@@ -211,6 +251,41 @@ mod tests {
             resolve(&none, &[("DAYPASS_DATA_DIR", "/nonexistent")], None),
             Err(ClientError::NoTokenIn(_))
         ));
+    }
+
+    #[test]
+    fn the_token_of_a_data_directory_is_for_its_server_alone() {
+        let places = Places { dir: tempfile::tempdir().unwrap() };
+        places.token("token");
+        let dir = places.dir.path();
+        let to = |api: Option<&str>| {
+            let args = Connection {
+                api: api.map(str::to_owned),
+                data_dir: Some(dir.to_owned()),
+                ..Connection::default()
+            };
+            Settings::resolve(&args, &|_| None, None)
+        };
+        let exit = |api: Option<&str>| to(api).unwrap_err().exit() as u8;
+        // Whoever may listen where the server once was.
+        assert_eq!((exit(None), exit(Some(DEFAULT_API))), (6, 6));
+        let server = Place::take(dir, "127.0.0.1:7001".parse().unwrap(), false).unwrap();
+        for api in [
+            None,
+            Some("http://127.0.0.1:7001"),
+            Some("http://127.0.0.1:7001/"),
+            Some("http://localhost:7001"),
+        ] {
+            assert_eq!(to(api).unwrap().api, "http://127.0.0.1:7001", "{api:?}");
+        }
+        for api in [DEFAULT_API, "http://127.0.0.1:7002", "http://127.0.0.2:7001", "http://[::1]:7001"] {
+            let error = to(Some(api)).unwrap_err();
+            assert!(error.exit() as u8 == 2 && error.to_string().contains("not shown to"), "{api}: {error}");
+        }
+        // A certificate says who it is.
+        assert_eq!(to(Some("https://localhost:9")).unwrap().api, "https://localhost:9");
+        drop(server);
+        assert_eq!(exit(Some("http://127.0.0.1:7001")), 6, "it has gone");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 use serde_json::Value;
 
+use super::output::say;
 use super::report;
 
 /// The sidecar is near; one that does not answer by then has trouble.
@@ -33,7 +34,7 @@ pub fn run(args: &StatusArgs) -> ExitCode {
         Err(error) => return report(&error),
     };
     if args.json {
-        println!("{document:#}");
+        say!("{document:#}");
     } else {
         print(&document);
     }
@@ -60,19 +61,19 @@ fn fetch(url: &str) -> anyhow::Result<Value> {
 
 fn print(document: &Value) {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    println!("{}", if document["ready"] == true { "ready" } else { "not ready" });
+    say!("{}", if document["ready"] == true { "ready" } else { "not ready" });
     for reason in document["reasons"].as_array().into_iter().flatten() {
-        println!("  {}: {}", text(&reason["component"]), text(&reason["message"]));
+        say!("  {}: {}", text(&reason["component"]), text(&reason["message"]));
     }
     let policy = &document["policy"];
-    println!("policy {} since {}", text(&policy["revision"]), text(&policy["loaded_at"]));
+    say!("policy {} since {}", text(&policy["revision"]), text(&policy["loaded_at"]));
     if let Some(error) = policy["error"].as_str() {
-        println!("  the last change was refused:");
-        error.lines().for_each(|line| println!("    {line}"));
+        say!("  the last change was refused:");
+        error.lines().for_each(|line| say!("    {line}"));
     }
     for bundle in policy["bundles"].as_array().into_iter().flatten() {
         let since = bundle["last_successful_activation"].as_str();
-        println!(
+        say!(
             "bundle {} {} {}",
             text(&bundle["name"]),
             bundle["active_revision"].as_str().unwrap_or(if since.is_some() {
@@ -83,7 +84,7 @@ fn print(document: &Value) {
             since.map(|since| format!("since {since}")).unwrap_or_default()
         );
         if let Some(error) = bundle["error"]["message"].as_str() {
-            println!("  {}: {error}", text(&bundle["error"]["code"]));
+            say!("  {}: {error}", text(&bundle["error"]["code"]));
         }
     }
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
 use jiff::{SignedDuration, Timestamp};
 
+use super::output::{clean, note, print};
 use super::report;
 use crate::api::tokens::{self, Entry};
 use crate::config::default_data_dir;
@@ -77,20 +78,26 @@ fn execute(args: TokenArgs) -> anyhow::Result<()> {
             let entry = entry(create, &token, Timestamp::now())?;
             let name = entry.name.clone();
             tokens::edit(&path, |tokens| tokens.add(entry))?;
-            println!("{token}");
-            eprintln!("token {name:?} is good within seconds; it is not shown again");
+            // Alone on standard output, for `TOKEN=$(daypass token create ...)`.
+            print(&format!("{token}\n"))
+                .with_context(|| format!("nobody has seen the token; `daypass token rm {name}` ends it"))?;
+            note(&format!("token {name:?} is good within seconds; it is not shown again"));
         }
         TokenCommand::Ls => {
-            println!("{:<28} {:<36} {:<22} GROUPS", "NAME", "PRINCIPAL", "EXPIRES");
+            let mut text = format!("{:<28} {:<36} {:<22} GROUPS\n", "NAME", "PRINCIPAL", "EXPIRES");
             for entry in tokens::read(&path)?.entries() {
                 let groups: Vec<_> = entry.groups.iter().map(Principal::as_str).collect();
                 let end = entry.expires_at.map_or_else(|| "never".to_owned(), |end| end.to_string());
-                println!("{:<28} {:<36} {end:<22} {}", entry.name, entry.principal, groups.join(","));
+                let line =
+                    format!("{:<28} {:<36} {end:<22} {}", entry.name, entry.principal, groups.join(","));
+                text.push_str(&clean(&line));
+                text.push('\n');
             }
+            print(&text)?;
         }
         TokenCommand::Rm { name } => {
             tokens::remove(&path, &data_dir, &name)?;
-            eprintln!("token {name:?} ends within seconds");
+            note(&format!("token {name:?} ends within seconds"));
         }
     }
     Ok(())

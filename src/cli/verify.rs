@@ -8,7 +8,8 @@ use std::fmt;
 
 use crate::store::journal::{GENESIS, StoredEvent, chain};
 
-/// A hash that somebody wrote down before: the event of that number must have it.
+/// A hash that somebody wrote down before: the event of that number must have it, and have been checked against the event
+/// before it. The hash alone says nothing of the document beside it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Anchor {
     pub number: u64,
@@ -45,6 +46,14 @@ pub enum Break {
     Anchor { number: u64, found: String },
     /// An anchor's event is not in the record.
     NoAnchor { number: u64, first: u64, last: u64 },
+    /// An anchor's event is the first there is, and nothing is known of the one before it.
+    Unproven { number: u64 },
+    /// The record does not begin with event 1, and nothing is known of the one before its first.
+    Trimmed { first: u64 },
+    /// There are no events.
+    Empty,
+    /// The record goes on where this ends.
+    Behind { last: u64, head: u64 },
     /// A line that is no event.
     Line { line: u64, why: String },
 }
@@ -60,6 +69,10 @@ impl Break {
             Self::Either { .. } => "document_or_hash",
             Self::Anchor { .. } => "anchor",
             Self::NoAnchor { .. } => "anchor_missing",
+            Self::Unproven { .. } => "anchor_unproven",
+            Self::Trimmed { .. } => "trimmed",
+            Self::Empty => "empty",
+            Self::Behind { .. } => "end_missing",
             Self::Line { .. } => "line",
         }
     }
@@ -74,7 +87,11 @@ impl Break {
             | Self::Either { number }
             | Self::Anchor { number, .. }
             | Self::NoAnchor { number, .. }
+            | Self::Unproven { number }
+            | Self::Trimmed { first: number }
             | Self::Line { line: number, .. } => *number,
+            Self::Behind { last, .. } => last.saturating_add(1),
+            Self::Empty => 1,
         }
     }
 }
@@ -112,15 +129,46 @@ impl fmt::Display for Break {
             Self::NoAnchor { number, first, last } => {
                 write!(f, "event {number} of the anchor is missing: the record has {first} to {last}")
             }
+            Self::Unproven { number } => write!(
+                f,
+                "unproven: event {number} of the anchor is the first there is, and its document can only be checked with the \
+                 hash of event {}",
+                number.saturating_sub(1)
+            ),
+            Self::Trimmed { first } => write!(
+                f,
+                "trimmed: the record begins at {first}, and its first document can only be checked with the hash of event {} \
+                 (--anchor); --allow-trimmed takes it on trust",
+                first.saturating_sub(1)
+            ),
+            Self::Empty => {
+                f.write_str("there are no events; --allow-empty takes that for a record that is new")
+            }
+            Self::Behind { last, head } => {
+                write!(
+                    f,
+                    "the end is missing: the record goes on to {head}, and {last} is the last that is there"
+                )
+            }
             Self::Line { line, why } => write!(f, "line {line} is no event: {why}"),
         }
     }
+}
+
+/// What is let pass although it proves less.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Leniency {
+    /// A record whose beginning is not kept.
+    pub trimmed: bool,
+    /// A record without events.
+    pub empty: bool,
 }
 
 /// What is known of the record so far.
 #[derive(Debug, Default)]
 pub struct Verifier {
     anchors: BTreeMap<u64, String>,
+    leniency: Leniency,
     first: Option<u64>,
     /// The last event that fits.
     last: Option<(u64, String)>,
@@ -139,13 +187,28 @@ pub struct Report {
     pub head: String,
     /// The first event could not be checked against the one before it, which is not kept any more.
     pub is_trimmed: bool,
+    /// The last anchor that the record fits; 0 if there is none.
+    pub anchored: u64,
     pub broken: Option<Break>,
 }
 
 impl Verifier {
-    pub fn new(anchors: impl IntoIterator<Item = Anchor>) -> Self {
-        let anchors = anchors.into_iter().map(|anchor| (anchor.number, anchor.hash)).collect();
-        Self { anchors, ..Self::default() }
+    /// # Errors
+    /// Two anchors contradict each other.
+    pub fn new(anchors: impl IntoIterator<Item = Anchor>, leniency: Leniency) -> Result<Self, String> {
+        let mut known = BTreeMap::new();
+        for Anchor { number, hash } in anchors {
+            if known.insert(number, hash.clone()).is_some_and(|other| other != hash) {
+                return Err(format!("--anchor: event {number} cannot have two hashes"));
+            }
+        }
+        Ok(Self { anchors: known, leniency, ..Self::default() })
+    }
+
+    /// The number of the last event that was looked at.
+    pub fn reached(&self) -> u64 {
+        let doubtful = self.doubtful.as_ref().map(|(_, event)| event.number);
+        doubtful.or(self.last.as_ref().map(|(number, _)| *number)).unwrap_or(0)
     }
 
     /// The next event, or where the record breaks.
@@ -208,9 +271,18 @@ impl Verifier {
                 || (number.checked_add(1) == Some(first) && !is_trimmed)
         };
         let missing = self.anchors.keys().find(|number| !is_known(**number));
-        let broken =
-            broken.or_else(|| missing.map(|number| Break::NoAnchor { number: *number, first, last }));
-        Report { first, last, good: self.good, head, is_trimmed, broken }
+        let missing = || missing.map(|number| Break::NoAnchor { number: *number, first, last });
+        let unproven =
+            || (is_trimmed && self.anchors.contains_key(&first)).then_some(Break::Unproven { number: first });
+        let less = || match first {
+            0 if !self.leniency.empty => Some(Break::Empty),
+            first if is_trimmed && !self.leniency.trimmed => Some(Break::Trimmed { first }),
+            _ => None,
+        };
+        let broken = broken.or_else(missing).or_else(unproven).or_else(less);
+        let anchored = self.anchors.keys().rfind(|number| is_known(**number));
+        let anchored = anchored.copied().unwrap_or(0);
+        Report { first, last, good: self.good, head, is_trimmed, anchored, broken }
     }
 }
 
@@ -245,8 +317,14 @@ mod tests {
             .collect()
     }
 
+    const LENIENT: Leniency = Leniency { trimmed: true, empty: true };
+
     fn verify(events: &[StoredEvent], anchors: &[Anchor]) -> Report {
-        let mut verifier = Verifier::new(anchors.iter().cloned());
+        verify_with(events, anchors, LENIENT)
+    }
+
+    fn verify_with(events: &[StoredEvent], anchors: &[Anchor], leniency: Leniency) -> Report {
+        let mut verifier = Verifier::new(anchors.iter().cloned(), leniency).unwrap();
         let broken = events.iter().find_map(|event| verifier.next(event.clone()).err());
         verifier.finish(broken)
     }
@@ -330,6 +408,31 @@ mod tests {
         trimmed[0].document = "{}".into();
         assert_eq!(verify(&trimmed, &[]).broken, None);
         assert_eq!(verify(&trimmed, &[anchor(&events[2])]).broken, Some(Break::Document { number: 4 }));
+    }
+
+    #[test]
+    fn what_proves_less_is_let_pass_only_where_it_was_said() {
+        let events = record(9);
+        let strict = |events: &[StoredEvent], anchors: &[Anchor]| {
+            verify_with(events, anchors, Leniency::default()).broken
+        };
+        assert_eq!(strict(&events, &[]), None);
+        assert_eq!(strict(&[], &[]), Some(Break::Empty));
+        assert_eq!(strict(&events[3..], &[]), Some(Break::Trimmed { first: 4 }));
+        assert_eq!(strict(&events[3..], &[anchor(&events[8])]), Some(Break::Trimmed { first: 4 }));
+        assert_eq!(strict(&events[3..], &[anchor(&events[2])]), None);
+        // A hash alone does not prove the document beside it, whatever is let pass.
+        let mut forged = events[8..].to_vec();
+        forged[0].document = "{}".into();
+        let at_first = [anchor(&events[8])];
+        assert_eq!(strict(&forged, &at_first), Some(Break::Unproven { number: 9 }));
+        assert_eq!(verify(&forged, &at_first).broken, Some(Break::Unproven { number: 9 }));
+        assert_eq!(strict(&forged, &[anchor(&events[7])]), Some(Break::Either { number: 9 }));
+        // Behind the first, everything is proven.
+        assert_eq!(verify(&events[3..], &[anchor(&events[8])]).anchored, 9);
+        assert_eq!(verify(&events[3..], &[anchor(&events[2])]).anchored, 3);
+        let other = Anchor { number: 9, hash: GENESIS.into() };
+        assert!(Verifier::new([anchor(&events[8]), other], LENIENT).is_err());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::client::{Client, ClientError, Watch};
-use super::output::{clean, cut, terminal_width};
+use super::output::{self, clean, cut, terminal_width};
 use super::{Exit, view, when};
 use crate::api::v1;
 
@@ -215,7 +215,7 @@ impl Progress {
         }
         let line = format!("waiting: {}", standing(request, None));
         if line != self.shown {
-            eprintln!("{line}");
+            output::note(&line);
             self.shown = line;
         }
     }
@@ -234,12 +234,12 @@ impl Progress {
     /// Below the line, which the next tick draws again.
     fn note(&mut self, text: &str) {
         self.end();
-        eprintln!("daypass: {text}");
+        output::note(&format!("daypass: {text}"));
     }
 
     fn end(&mut self) {
         if self.terminal {
-            eprint!("\r\u{1b}[K");
+            let _ = write!(std::io::stderr(), "\r\u{1b}[K");
         }
     }
 }

@@ -33,12 +33,12 @@ pub fn fits(algorithm: Algorithm, key: &Key) -> bool {
     match (algorithm, key) {
         (Algorithm::Hmac(_), key) => matches!(key, Key::Secret(_)),
         (algorithm, key) => key.as_public().is_some_and(|public| match (algorithm, public) {
-            (Algorithm::RsaPkcs1(_) | Algorithm::RsaPss(_), PublicKey::Rsa { .. }) => true,
+            (Algorithm::RsaPkcs1(_) | Algorithm::RsaPss(_), PublicKey::Rsa { .. })
+            | (Algorithm::EdDsa, PublicKey::Ed25519(_)) => true,
             (Algorithm::Ecdsa(hash), PublicKey::Ec { curve, .. }) => matches!(
                 (hash, curve),
                 (Hash::Sha256, Curve::P256) | (Hash::Sha384, Curve::P384) | (Hash::Sha512, Curve::P521)
             ),
-            (Algorithm::EdDsa, PublicKey::Ed25519(_)) => true,
             _ => false,
         }),
     }

@@ -112,7 +112,6 @@ pub struct Call {
 
 impl Call {
     /// The body of the request, within its limits.
-    #[must_use]
     pub fn receive(&self, body: Body) -> Body {
         if body.is_end_stream() {
             return body;
@@ -126,7 +125,6 @@ impl Call {
     }
 
     /// The body of the answer, which is taken away when its time is over.
-    #[must_use]
     pub fn send(self, body: Body) -> Body {
         self.held.give_bytes_back();
         if body.is_end_stream() {

@@ -280,6 +280,45 @@ fn ensure_uses_waits_or_asks() {
 }
 
 #[test]
+fn ensure_is_done_when_there_is_access_and_not_before() {
+    let cli = Cli::start();
+    let begin = |grant: &str, state: v1::GrantState, seconds: i64| {
+        cli.api.with(|desk| {
+            let grant = desk.grants.get_mut(grant).unwrap();
+            grant.set_state(state);
+            grant.not_before = now_plus(seconds);
+        });
+    };
+    let id = cli.api.with(|desk| desk.pending("user:alice", "db"));
+    let child = cli.spawn(&["ensure", "db", "--start", "+1h"]);
+    cli.watched();
+    // Approved, and it begins later.
+    cli.api.with(|desk| {
+        desk.grant("g-later", "user:alice", "db", 7200);
+        let request = desk.requests.get_mut(&id).unwrap();
+        request.grant = "g-later".into();
+        request.set_state(RequestState::Approved);
+        let grant = desk.grants.get_mut("g-later").unwrap();
+        grant.set_state(v1::GrantState::Scheduled);
+        grant.not_before = now_plus(3600);
+    });
+    let ran = end(child);
+    assert!(ran.code == 5 && ran.out.contains("no access yet: it begins in 1h"), "{ran:?}");
+    // Asked again, it is the same, and nobody is asked.
+    let again = cli.alice(&["ensure", "db", "--start", "+1h", "--json"]);
+    assert_eq!((again.code, again.json()["id"].as_str()), (5, Some("g-later")), "{again:?}");
+    assert_eq!(cli.api.count("create_request"), 0);
+    // Whoever needs access now has to ask.
+    let now = cli.alice(&["ensure", "db", "--no-wait", "--json"]);
+    assert_eq!((now.code, now.json()["state"].as_str()), (5, Some("PENDING")), "{now:?}");
+    begin("g-later", v1::GrantState::Active, -1);
+    assert_eq!(cli.alice(&["ensure", "db"]).code, 0);
+    let auto = cli.alice(&["ensure", "auto", "--json"]).json()["id"].as_str().unwrap().to_owned();
+    begin(&auto, v1::GrantState::Revoked, -1);
+    assert_eq!(cli.alice(&["ensure", "auto"]).code, 0, "a new one");
+}
+
+#[test]
 fn grants_are_extended_ended_and_given_back() {
     let cli = Cli::start();
     cli.api.with(|desk| {
@@ -490,6 +529,11 @@ fn what_a_server_says_does_not_move_the_cursor() {
         assert!(!all.lines().any(|line| line.starts_with("fake")), "{args:?}: {all:?}");
     }
     assert_eq!(cli.alice(&["grant", "show", "g-1"]).json()["subject"], evil, "JSON loses nothing");
+    // Whatever calls itself by such a name.
+    cli.api.with(|desk| desk.requests.get_mut("r-1").unwrap().id = evil.into());
+    let named = cli.alice(&["request", "wait", "r-1", "--timeout", "200ms"]);
+    let is_bad = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+    assert!(!named.err.chars().any(is_bad) && !named.err.contains("\nfake"), "{named:?}");
     cli.api.with(|desk| desk.failures.push(("get_caller", Status::internal(evil))));
     let error = cli.alice(&["whoami"]);
     assert!(
@@ -557,7 +601,9 @@ fn followed_events_come_as_they_happen_and_once_each() {
 fn a_record_is_verified_by_the_api_and_by_its_export() {
     let cli = Cli::start();
     let none = cli.alice(&["audit", "verify"]);
-    assert!(none.code == 0 && none.out.contains("no events yet"), "{none:?}");
+    assert!(none.code == 1 && none.out.contains("ask an auditor"), "wiped, or not to be seen: {none:?}");
+    let new = cli.alice(&["audit", "verify", "--allow-empty"]);
+    assert!(new.code == 0 && new.out.starts_with("no events"), "{new:?}");
     happen(&cli, 250);
     let good = cli.alice(&["audit", "verify"]);
     assert!(good.code == 0 && good.out.contains("250 events, 1 to 250"), "{good:?}");
@@ -578,7 +624,21 @@ fn a_record_is_verified_by_the_api_and_by_its_export() {
     let (code, _, report) = verify(&lines[..249], &["--anchor", &head]);
     assert_eq!((code, &report["break"]["kind"]), (1, &json!("anchor_missing")), "the end was cut off");
     let (code, broken, report) = verify(&lines[100..], &[]);
-    assert_eq!((code, broken, &report["first"], &report["trimmed"]), (0, None, &json!(101), &json!(true)));
+    assert_eq!((code, broken, &report["first"]), (1, kind("trimmed"), &json!(101)));
+    let (code, broken, report) = verify(&lines[100..], &["--allow-trimmed"]);
+    assert_eq!((code, broken, &report["trimmed"]), (0, None, &json!(true)));
+    let anchor = |number: usize| {
+        let event: Value = serde_json::from_str(lines[number - 1]).unwrap();
+        format!("{number}:{}", event["hash"].as_str().unwrap())
+    };
+    assert_eq!(verify(&lines[100..], &["--anchor", &anchor(100)]).0, 0);
+    assert_eq!(verify(&lines[100..], &["--anchor", &anchor(250)]).1, kind("trimmed"));
+    // The true hash beside a document that was never written.
+    let forged = lines[100].replace("because", "no reason");
+    assert_eq!(verify(&[&forged], &["--anchor", &anchor(101)]).1, kind("anchor_unproven"));
+    let lenient = ["--anchor", &anchor(101), "--allow-trimmed"];
+    assert_eq!(verify(&[&forged], &lenient).1, kind("anchor_unproven"));
+    assert_eq!(verify(&[&forged], &["--anchor", &anchor(100)]).1, kind("document_or_hash"));
     let mut changed = lines.clone();
     changed.remove(9);
     let (code, broken, report) = verify(&changed, &[]);
@@ -598,6 +658,8 @@ fn a_record_is_verified_by_the_api_and_by_its_export() {
     assert_eq!(verify(&changed, &[]).1, kind("document"));
     changed[30] = "{\"number\": 31}";
     assert_eq!(verify(&changed, &[]).1, kind("line"));
+    let contradiction = format!("250:{}", "0".repeat(64));
+    assert_eq!(cli.alice(&["audit", "verify", "--anchor", &contradiction, "--anchor", &head]).code, 2);
     let path = write_file(cli.home.path(), "empty.jsonl", "\n\n");
     assert_eq!(cli.alice(&["audit", "verify", &path]).code, 1, "cut to nothing");
     assert_eq!(cli.alice(&["audit", "verify", "/nonexistent"]).code, 1);
@@ -608,6 +670,79 @@ fn a_record_is_verified_by_the_api_and_by_its_export() {
         bad.code == 1 && bad.out.contains("the document of event 100") && bad.out.contains("1 to 99"),
         "{bad:?}"
     );
+}
+
+#[test]
+fn a_record_of_which_one_sees_a_part_is_not_good() {
+    let cli = Cli::start();
+    happen(&cli, 250);
+    let verify = |change: &dyn Fn(&mut Vec<v1::Event>)| {
+        let events = cli.api.with(|desk| desk.events.clone());
+        cli.api.with(|desk| {
+            desk.head = Some(250);
+            change(&mut desk.events);
+        });
+        let ran = cli.alice(&["audit", "verify"]);
+        let kind = cli.alice(&["audit", "verify", "--json"]).json()["break"]["kind"].clone();
+        cli.api.with(|desk| desk.events = events);
+        assert!(ran.code == 1 && ran.out.contains("you may not see all of it: ask an auditor"), "{ran:?}");
+        kind
+    };
+    assert_eq!(verify(&|events| drop(events.remove(99))), "gap");
+    assert_eq!(verify(&|events| drop(events.remove(0))), "trimmed");
+    assert_eq!(verify(&|events| drop(events.pop())), "end_missing");
+    assert_eq!(verify(&|events| events.truncate(100)), "end_missing");
+    assert_eq!(verify(&Vec::clear), "end_missing");
+    assert_eq!(cli.alice(&["audit", "verify"]).code, 0);
+}
+
+/// A file that nothing more fits into.
+#[test]
+fn a_record_that_was_not_written_whole_is_a_failure() {
+    let cli = Cli::start();
+    happen(&cli, 300);
+    cli.api.with(|desk| desk.grant("g-1", "user:alice", "db", 600));
+    let policy = write_file(cli.home.path(), "p.rego", "package p\nx := 1\n");
+    let data_dir = cli.home.path().join("data").display().to_string();
+    let commands: [&[&str]; 9] = [
+        &["audit", "export"],
+        &["audit", "tail", "--no-follow"],
+        &["audit", "verify"],
+        &["grant", "ls"],
+        &["events", "--follow"],
+        &["token", "create", "--principal", "user:x", "--data-dir", &data_dir],
+        &["token", "ls", "--data-dir", &data_dir],
+        &["policy", "check", &policy],
+        &["completions", "bash"],
+    ];
+    for args in commands {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = cli.command("alice", args).stdout(full).output().unwrap();
+        let ran = Ran::of(&output);
+        assert!(ran.code == 1 && ran.err.contains("standard output cannot be written"), "{args:?}: {ran:?}");
+        // Nobody to tell it to is no reason to panic.
+        let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mute = cli.command("alice", args).stdout(full()).stderr(full()).status().unwrap();
+        assert_eq!(mute.code(), Some(1), "{args:?}");
+    }
+}
+
+#[test]
+fn a_new_token_is_alone_on_standard_output() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |args: &[&str]| {
+        let mut command = binary();
+        let args = [&["token"], args, &["--data-dir", dir.path().to_str().unwrap()]].concat();
+        Ran::of(&command.args(args).output().unwrap())
+    };
+    for _ in 0..2 {
+        let made = run(&["create", "--principal", "user:x"]);
+        let token = made.out.strip_suffix('\n').unwrap();
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        assert!(made.code == 0 && token.len() > 40 && token.chars().all(is_plain), "{made:?}");
+        assert!(!made.err.contains(token) && made.err.contains("not shown again"), "{made:?}");
+    }
+    assert!(run(&["ls"]).out.contains("user:x"));
 }
 
 #[test]
@@ -681,6 +816,17 @@ fn a_login_is_kept_privately_and_used() {
     // A file that others can read is no secret any more.
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
     assert!(whoami(&[], &[]).contains("can be read by others"));
+    // One of somebody else may say what is to be run.
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    if std::os::unix::fs::chown(&file, Some(65534), None).is_ok() {
+        let ran = cli.home.path().join("ran");
+        let text =
+            format!(r#"{{"api": "{}", "token_command": "touch {}; echo x"}}"#, cli.url(), ran.display());
+        std::fs::write(&file, text).unwrap();
+        assert!(whoami(&[], &[]).contains("belongs to somebody else"));
+        assert!(!ran.exists());
+        std::fs::remove_file(&file).unwrap();
+    }
     let relogin = login("", &["--token-command", "echo carol"]);
     assert_eq!(relogin.code, 0, "{relogin:?}");
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);

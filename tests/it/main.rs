@@ -7,6 +7,7 @@ mod api_limits;
 mod bundles;
 mod checker;
 mod cli;
+mod cli_real;
 mod compliance;
 mod desk;
 mod desk_soak;

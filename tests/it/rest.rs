@@ -168,7 +168,7 @@ impl EventService for Fake {
         _request: tonic::Request<v1::ListEventsRequest>,
     ) -> Result<Response<v1::ListEventsResponse>, Status> {
         let last = v1::Event { number: u64::MAX, ..v1::Event::default() };
-        Ok(Response::new(v1::ListEventsResponse { events: vec![last], next_after: 1 << 60 }))
+        Ok(Response::new(v1::ListEventsResponse { events: vec![last], next_after: 1 << 60, last_number: 0 }))
     }
 
     type WatchEventsStream = Streamed<v1::Event>;

@@ -27,9 +27,12 @@ impl EventService for Api {
             asked;
         let filter = EventFilter { kind: r#type, subject, request, grant, entitlement };
         let page = self.desk.events(&who, after, page_size(size), &filter).await?;
+        // After the page: what it does not have and this counts is on the next.
+        let last_number = if page.has_more { 0 } else { self.desk.last_event().await? };
         Ok(Response::new(v1::ListEventsResponse {
             events: page.events.into_iter().map(message).collect(),
             next_after: if page.has_more { page.reached } else { 0 },
+            last_number,
         }))
     }
 

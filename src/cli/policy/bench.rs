@@ -8,6 +8,7 @@ use anyhow::{Context, ensure};
 use clap::Args;
 
 use super::{duration, read_document, read_sources};
+use crate::cli::output::say;
 use crate::policy::{DecisionPath, Document, EvalError, Policy, Sources};
 
 /// Before anything is measured: caches and branch predictors settle.
@@ -34,14 +35,14 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     let input = args.input.as_deref().map(read_document).transpose()?.unwrap_or(Document::NULL);
     let began = Instant::now();
     let policy = Policy::compile(&sources, &DecisionPath::new(&args.decision), Duration::from_secs(1))?;
-    println!("compiled in {:.1?}, revision {}", began.elapsed(), sources.digest());
+    say!("compiled in {:.1?}, revision {}", began.elapsed(), sources.digest());
     let began = Instant::now();
     policy.install();
-    println!("an engine for a thread in {:.1?}", began.elapsed());
+    say!("an engine for a thread in {:.1?}", began.elapsed());
     let first = policy.decide(input.clone());
     match &first {
-        Ok(ruling) => println!("decision: {:?}", ruling.outcome),
-        Err(error) => println!("no decision: {error}"),
+        Ok(ruling) => say!("decision: {:?}", ruling.outcome),
+        Err(error) => say!("no decision: {error}"),
     }
     ensure!(!matches!(first, Err(EvalError::TimedOut)), "a decision took more than a second");
     for _ in 0..WARM_UP {
@@ -58,7 +59,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     times.sort_unstable();
     let at = |part: usize| times.get((times.len() * part / 100).min(times.len().saturating_sub(1)));
     let quantile = |part| at(part).copied().context("nothing was measured");
-    println!(
+    say!(
         "{} decisions: p50 {:.2?}  p90 {:.2?}  p99 {:.2?}  max {:.2?}",
         times.len(),
         quantile(50)?,

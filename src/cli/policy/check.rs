@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::read_sources;
+use crate::cli::output::say;
 use crate::config::parse_duration;
 use crate::desk::admission::Admission;
 use crate::entitlement::Limits;
@@ -44,7 +45,7 @@ pub fn run(args: &CheckArgs) -> ExitCode {
     if args.strict && !warnings.is_empty() {
         return ExitCode::FAILURE;
     }
-    println!("good");
+    say!("good");
     ExitCode::SUCCESS
 }
 

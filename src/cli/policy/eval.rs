@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 
 use super::{duration, read_document, read_sources};
+use crate::cli::output::say;
 use crate::policy::{Answer, BuiltinErrors, Document, Evaluator, LoadError, Problem, Sources};
 
 #[derive(Debug, Args)]
@@ -54,7 +55,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
     };
     prints.iter().for_each(|line| eprintln!("{line}"));
     match args.format {
-        Format::Json => println!("{:#}", result_document(&answers)?),
+        Format::Json => say!("{:#}", result_document(&answers)?),
         Format::Pretty => print_pretty(&answers)?,
         Format::Raw => print_raw(&answers)?,
     }
@@ -101,16 +102,16 @@ fn value(document: &Document) -> anyhow::Result<Value> {
 
 fn print_pretty(answers: &[Answer]) -> anyhow::Result<()> {
     if answers.is_empty() {
-        println!("undefined");
+        say!("undefined");
     }
     for answer in answers {
         let bindings = value(&answer.bindings)?;
         if bindings.as_object().is_some_and(|bindings| !bindings.is_empty()) {
-            println!("{bindings:#}");
+            say!("{bindings:#}");
             continue;
         }
         for expression in &answer.expressions {
-            println!("{:#}", value(&expression.value)?);
+            say!("{:#}", value(&expression.value)?);
         }
     }
     Ok(())
@@ -126,7 +127,7 @@ fn print_raw(answers: &[Answer]) -> anyhow::Result<()> {
                 other => other.to_string(),
             });
         }
-        println!("{}", line.join(" "));
+        say!("{}", line.join(" "));
     }
     Ok(())
 }
@@ -146,6 +147,6 @@ fn report(problems: &[Problem], format: Format) -> anyhow::Result<()> {
             })
         })
         .collect();
-    println!("{}", serde_json::to_string_pretty(&json!({"errors": errors})).context("errors")?);
+    say!("{}", serde_json::to_string_pretty(&json!({"errors": errors})).context("errors")?);
     Ok(())
 }

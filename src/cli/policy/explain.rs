@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::read_sources;
 use crate::authz::{self, IdentitySource};
+use crate::cli::output::{say, tell};
 use crate::clock::Clock;
 use crate::grant::Grant;
 use crate::policy::{BuiltinErrors, DecisionPath, Document, Evaluator, Policy, Sources};
@@ -53,12 +54,12 @@ pub fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     let policy = Policy::compile(&sources, &path, LIMIT)?;
     let now = Clock::System.now();
     let explanation = authz::explain(&request, &IdentitySource::defaults(), &grants, &policy, now);
-    print!("{explanation}");
+    tell(format_args!("{explanation}"));
     if let Some(input) = &explanation.input {
         print_rules(&sources, &path, input)?;
         if args.show_input {
             let input: Value = serde_json::from_str(&input.to_json()?)?;
-            println!("input     {input:#}");
+            say!("input     {input:#}");
         }
     }
     Ok(if explanation.decision.is_allow() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -77,11 +78,11 @@ fn print_rules(sources: &Sources, path: &DecisionPath, input: &Document) -> anyh
                 .map_or(Ok("undefined".to_owned()), |found| compact(&found.value)),
             Err(problem) => Ok(format!("fails: {problem}")),
         };
-        println!("{title:<10}{rule} = {}", value?);
+        say!("{title:<10}{rule} = {}", value?);
         title = "";
     }
     for line in evaluator.take_prints() {
-        println!("{:<10}{line}", "print");
+        say!("{:<10}{line}", "print");
     }
     Ok(())
 }

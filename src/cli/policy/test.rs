@@ -10,6 +10,7 @@ use regex::Regex;
 use serde_json::{Value, json};
 
 use super::{TESTS_FAILED, duration, read_sources};
+use crate::cli::output::say;
 use crate::desk::admission;
 use crate::policy::{self, FileCoverage, TestOutcome, TestResult, TestRun};
 
@@ -48,7 +49,7 @@ pub fn run(args: &TestArgs) -> anyhow::Result<ExitCode> {
     let wanted = |name: &str| args.run.as_ref().is_none_or(|pattern| pattern.is_match(name));
     let run = policy::run_tests(&sources, &wanted, args.timeout)?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&as_json(&run, args.coverage)).context("results")?);
+        say!("{}", serde_json::to_string_pretty(&as_json(&run, args.coverage)).context("results")?);
     } else {
         run.results.iter().for_each(|result| print_result(result, args.verbose));
         print_summary(&run.results);
@@ -71,13 +72,13 @@ fn print_result(result: &TestResult, is_verbose: bool) {
         TestOutcome::Errored(_) => "ERROR",
         TestOutcome::Skipped => "SKIPPED",
     };
-    println!("{}:{}: {}: {word} ({:?})", result.file, result.line, result.full_name(), result.duration);
+    say!("{}:{}: {}: {word} ({:?})", result.file, result.line, result.full_name(), result.duration);
     match &result.outcome {
-        TestOutcome::Failed { cases } => cases.iter().for_each(|case| println!("  case {case} is not true")),
-        TestOutcome::Errored(error) => println!("  {error}"),
+        TestOutcome::Failed { cases } => cases.iter().for_each(|case| say!("  case {case} is not true")),
+        TestOutcome::Errored(error) => say!("  {error}"),
         TestOutcome::Passed | TestOutcome::Skipped => {}
     }
-    result.prints.iter().for_each(|line| println!("  print: {line}"));
+    result.prints.iter().for_each(|line| say!("  print: {line}"));
 }
 
 fn print_summary(results: &[TestResult]) {
@@ -92,10 +93,10 @@ fn print_summary(results: &[TestResult]) {
         ("SKIPPED", count(&|outcome| *outcome == TestOutcome::Skipped)),
     ];
     if total == 0 {
-        println!("no tests: rules that begin with test_ are tests");
+        say!("no tests: rules that begin with test_ are tests");
     }
     for (word, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
-        println!("{word}: {count}/{total}");
+        say!("{word}: {count}/{total}");
     }
 }
 
@@ -110,7 +111,7 @@ fn print_coverage(files: &[FileCoverage]) {
         let share = percent(file.covered.len(), file.not_covered.len());
         let missing = file.not_covered.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let missing = if missing.is_empty() { missing } else { format!("; not reached: {missing}") };
-        println!("{}: {share:.1} %{missing}", file.file);
+        say!("{}: {share:.1} %{missing}", file.file);
     }
 }
 

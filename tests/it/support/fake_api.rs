@@ -29,6 +29,8 @@ pub struct Desk {
     pub locks: BTreeMap<String, v1::Lock>,
     pub entitlements: Vec<v1::Entitlement>,
     pub events: Vec<v1::Event>,
+    /// The number of the last event, if the caller does not see it.
+    pub head: Option<u64>,
     pub explanation: v1::ExplainAccessResponse,
     /// Each call by its name and its caller.
     pub calls: Vec<String>,
@@ -586,7 +588,8 @@ impl EventService for Service {
                 .filter(|event| message.subject.is_empty() || event.subject == message.subject)
                 .cloned()
                 .collect();
-            Ok(v1::ListEventsResponse { events, next_after })
+            let last_number = desk.head.unwrap_or(desk.events.last().map_or(0, |event| event.number));
+            Ok(v1::ListEventsResponse { events, next_after, last_number })
         })
     }
 
