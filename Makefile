@@ -44,9 +44,10 @@ apifuzz: build $(SCHEMATHESIS) ## Calls of all kinds, from the OpenAPI document,
 	tests/apifuzz/run.sh target/debug/daypass $(SCHEMATHESIS) $(APIFUZZ_SECONDS) $(APIFUZZ_SERVE)
 
 SOAK_SECONDS ?= 600
-soak: tools ## Random writes, faults and checks against real servers for SOAK_SECONDS (600) each, and 50 black holes
-	REQUIRE_ALL=1 REDIS_FUZZ_SECONDS=$(SOAK_SECONDS) HISTORY_SECONDS=$(SOAK_SECONDS) BLACK_HOLE_TRIES=50 \
-	$(CARGO) test --locked --test it -- --nocapture --test-threads 1 redis_fuzz redis_history black_hole
+DESK_ROUNDS ?= 1000
+soak: tools ## Random writes, faults and checks against real servers for SOAK_SECONDS (600) each, 50 black holes, DESK_ROUNDS (1000)
+	REQUIRE_ALL=1 DESK_ROUNDS=$(DESK_ROUNDS) REDIS_FUZZ_SECONDS=$(SOAK_SECONDS) HISTORY_SECONDS=$(SOAK_SECONDS) BLACK_HOLE_TRIES=50 \
+	$(CARGO) test --locked --test it -- --nocapture --test-threads 1 redis_fuzz redis_history black_hole desk_soak
 
 sabotage: tools ## Shows that the history checker can fail: takes the heartbeat and the tokens out, one at a time
 	tests/sabotage/run.sh

@@ -33,3 +33,10 @@ pub fn by<T>(name: &str, message: T) -> Request<T> {
     request.metadata_mut().insert("authorization", value);
     request
 }
+
+/// `daypass ...` as somebody, against an API.
+pub fn run_as(name: &str, api: &str, args: &[&str]) -> std::process::Output {
+    let mut command = super::daypass::binary();
+    command.args(args).env("DAYPASS_TOKEN", token_of(name)).env("DAYPASS_API", format!("http://{api}"));
+    command.output().unwrap()
+}
