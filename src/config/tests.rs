@@ -106,7 +106,7 @@ decision_log: {to: stdout, queue: 9}
     assert_eq!(api.gate.rate_limit, RateLimit { per_second: 7, burst: 9 });
     let [issuer, local] = api.gate.issuers.as_slice() else { panic!("{:?}", api.gate.issuers) };
     assert_eq!(issuer.audiences, ["daypass"]);
-    assert_eq!((issuer.user_claim.as_str(), issuer.groups_claim.as_str()), ("email", "roles"));
+    assert_eq!((issuer.user_claim.as_str(), issuer.groups_claim.as_deref()), ("email", Some("roles")));
     assert_eq!((issuer.kind, issuer.algorithms.len()), (crate::principal::Kind::Workload, 2));
     assert_eq!(issuer.leeway, SignedDuration::from_secs(10));
     assert_eq!((local.user_claim.as_str(), local.leeway), ("sub", SignedDuration::from_secs(30)));
