@@ -106,7 +106,17 @@ fn libraries_stay_where_they_are_hidden() {
         ("url::Url", &["api/gate", "bundle", "config", "fetch.rs", "webhook/config.rs"]),
         ("redis::", &["store/redis", "store.rs"]),
         ("prometheus", &["metrics.rs", "server.rs"]),
-        ("axum", &["api/rest", "ops.rs", "server.rs", "server/api_call.rs", "server/api_listener.rs"]),
+        (
+            "axum",
+            &[
+                "api/rest",
+                "ops.rs",
+                "server.rs",
+                "server/api_call.rs",
+                "server/api_listener.rs",
+                "server/office.rs",
+            ],
+        ),
         ("clap", &["cli", "config/args.rs", "main.rs"]),
         ("saphyr", &["api/tokens.rs", "config", "policy/builtins/yaml"]),
         ("tonic", &["api", "authz.rs", "authz/guard.rs", "cli/client.rs", "server"]),
