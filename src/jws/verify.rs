@@ -30,17 +30,18 @@ pub fn verify(algorithm: Algorithm, key: &Key, signed: &[u8], signature: &[u8]) 
 /// Whether a key is of the kind that an algorithm takes: none other costs anything to try.
 #[must_use]
 pub fn fits(algorithm: Algorithm, key: &Key) -> bool {
-    match (algorithm, key) {
-        (Algorithm::Hmac(_), key) => matches!(key, Key::Secret(_)),
-        (algorithm, key) => key.as_public().is_some_and(|public| match (algorithm, public) {
-            (Algorithm::RsaPkcs1(_) | Algorithm::RsaPss(_), PublicKey::Rsa { .. })
-            | (Algorithm::EdDsa, PublicKey::Ed25519(_)) => true,
-            (Algorithm::Ecdsa(hash), PublicKey::Ec { curve, .. }) => matches!(
-                (hash, curve),
-                (Hash::Sha256, Curve::P256) | (Hash::Sha384, Curve::P384) | (Hash::Sha512, Curve::P521)
-            ),
-            _ => false,
-        }),
+    let public = match algorithm {
+        Algorithm::Hmac(_) => return matches!(key, Key::Secret(_)),
+        _ => key.as_public(),
+    };
+    match (algorithm, public) {
+        (Algorithm::Ecdsa(hash), Some(PublicKey::Ec { curve, .. })) => matches!(
+            (hash, curve),
+            (Hash::Sha256, Curve::P256) | (Hash::Sha384, Curve::P384) | (Hash::Sha512, Curve::P521)
+        ),
+        (Algorithm::RsaPkcs1(_) | Algorithm::RsaPss(_), Some(PublicKey::Rsa { .. }))
+        | (Algorithm::EdDsa, Some(PublicKey::Ed25519(_))) => true,
+        _ => false,
     }
 }
 

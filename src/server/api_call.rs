@@ -244,3 +244,78 @@ impl HttpBody for Outgoing {
         lock(&self.state).inside.as_ref().map(|(body, _)| body.size_hint()).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt, Full, StreamBody};
+    use jiff::SignedDuration;
+
+    use super::*;
+    use crate::principal::{Caller, Evidence};
+
+    fn identity(name: &str) -> Identity {
+        let principal = format!("user:{name}").parse().unwrap();
+        Identity::new(Caller::new(vec![principal]), Evidence::Token).unwrap()
+    }
+
+    fn here() -> IpAddr {
+        IpAddr::from([10, 0, 0, 1])
+    }
+
+    fn silent() -> Body {
+        let frames = futures_util::stream::pending::<Result<Frame<Bytes>, std::convert::Infallible>>();
+        Body::new(StreamBody::new(frames))
+    }
+
+    async fn failure(body: Body) -> tonic::Code {
+        Status::from_error(body.collect().await.unwrap_err().into()).code()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_caller_has_so_many_calls() {
+        let calls = Calls::new();
+        let (alice, bob) = (identity("alice"), identity("bob"));
+        let mut open: Vec<_> =
+            (0..MAX_CALLS_OF_ONE).map(|_| calls.begin(Some(&alice), here()).unwrap()).collect();
+        assert_eq!(calls.begin(Some(&alice), here()).err(), Some(Refusal::Crowded));
+        assert!(calls.begin(Some(&bob), here()).is_ok() && calls.begin(None, here()).is_ok());
+        // A call is under way until its answer is over, or taken away.
+        let answer = open.pop().unwrap().send(silent());
+        assert!(calls.begin(Some(&alice), here()).is_err());
+        drop(answer);
+        let ends = Timestamp::now() + SignedDuration::from_secs(60);
+        let short = Identity { expires_at: Some(ends), ..alice.clone() };
+        let mut answer = calls.begin(Some(&short), here()).unwrap().send(silent());
+        assert!(calls.begin(Some(&alice), here()).is_err());
+        tokio::time::sleep(Duration::from_secs(63)).await;
+        assert!(calls.begin(Some(&alice), here()).is_ok(), "nobody asked for the answer, and it is gone");
+        assert!(answer.frame().await.unwrap().is_err());
+        // Somebody who waits for more is told.
+        let mut answer = calls.begin(None, here()).unwrap().send(silent());
+        assert!(answer.frame().await.unwrap().is_err());
+        assert!(calls.begin(Some(&bob), here()).unwrap().send(Body::from("whole")).collect().await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bodies_have_a_size_and_an_end_and_share_what_there_is() {
+        let calls = Calls::new();
+        let alice = identity("alice");
+        let begin = || calls.begin(Some(&alice), here()).unwrap();
+        let of = |bytes: usize| Body::new(Full::new(Bytes::from(vec![0; bytes])));
+        assert!(begin().receive(of(MAX_MESSAGE_BYTES)).collect().await.is_ok());
+        assert_eq!(failure(begin().receive(of(MAX_BODY_BYTES + 1))).await, tonic::Code::OutOfRange);
+        let stranger = calls.begin(None, here()).unwrap();
+        assert_eq!(failure(stranger.receive(of(5000))).await, tonic::Code::OutOfRange);
+        assert_eq!(failure(begin().receive(silent())).await, tonic::Code::DeadlineExceeded);
+
+        let hoarder = calls.begin(Some(&identity("bob")), here()).unwrap();
+        hoarder.held.add(MAX_HELD_BYTES - 100).unwrap();
+        assert_eq!(failure(begin().receive(of(101))).await, tonic::Code::ResourceExhausted);
+        assert!(begin().receive(of(100)).collect().await.is_ok());
+        let _answer = hoarder.send(silent());
+        assert!(
+            begin().receive(of(MAX_MESSAGE_BYTES)).collect().await.is_ok(),
+            "given back before the answer"
+        );
+    }
+}

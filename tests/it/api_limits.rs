@@ -172,7 +172,7 @@ async fn streams_that_nobody_reads_end_with_the_credentials() {
         ..v1::Grant::default()
     };
     let ttl = Some(prost_types::Duration { seconds: 60, nanos: 0 });
-    let asked = v1::CreateGrantRequest { grant: Some(grant), ttl, ..v1::CreateGrantRequest::default() };
+    let asked = v1::CreateGrantRequest { grant: Some(grant), ttl };
     GrantServiceClient::new(open.clone()).create_grant(with(&long, asked)).await.unwrap();
     assert_eq!(watch(&open, &long).await.unwrap_err().code(), Code::ResourceExhausted);
     let began = Instant::now();

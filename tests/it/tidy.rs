@@ -111,10 +111,10 @@ fn libraries_stay_where_they_are_hidden() {
             &[
                 "api/rest",
                 "ops.rs",
+                "server.rs",
                 "server/api_call.rs",
                 "server/api_listener.rs",
                 "server/office.rs",
-                "server.rs",
             ],
         ),
         ("clap", &["cli", "config/args.rs", "main.rs"]),
