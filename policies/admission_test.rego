@@ -299,6 +299,20 @@ test_nobody_has_their_own_approved_by_who_acts_for_them if {
 	approving(bot, [bob], {"delegate": "workload:other"}, {}).allowed
 }
 
+test_one_actor_is_one_as_a_user_and_as_a_workload if {
+	own := {"subject": "workload:a.svc", "principals": ["workload:a.svc", "group:leads"]}
+	not_approving(own, [own], {"delegate": "user:a.svc"}, {}, "nobody approves their own")
+	not_approving(own, [own], {"subject": "user:a.svc", "requester": "user:a.svc", "requester_principals": ["user:a.svc", "group:dev"]}, {}, "nobody approves their own")
+	agent := object.union(bob, {"delegate": "workload:alice"})
+	not_approving(agent, [bob], {}, {}, "nobody approves their own")
+	again := {"subject": "workload:bob", "principals": ["workload:bob", "group:leads"]}
+	not_approving(again, [bob, again], {}, {"approvals": 2}, "workload:bob has reviewed")
+	approving(lena, [own, lena], {"delegate": "user:a.svc"}, {"approvals": 2}).approvals == {"user:lena"}
+
+	# A group is nobody.
+	approving(lena, [lena], {"delegate": "user:leads"}, {}).allowed
+}
+
 test_other_names_of_the_same_person_are_no_other_person if {
 	two_names := {"subject": "user:al", "principals": ["user:al", "user:alice", "group:leads"]}
 	not_approving(two_names, [two_names], {}, {}, "nobody approves their own")
@@ -387,6 +401,8 @@ test_a_scheduled_grant_begins if {
 	decision.allowed
 	decision.approvals_required == 1
 	decision.approvals == {"user:bob"}
+	decision.ttl_s == 28800
+	said("grant.start", {}, object.union(about_start, {"entitlement": object.union(entitlement, {"max_ttl_s": 600, "approvals": 0})})).ttl_s == 600
 	without_caller := admission.decision with input as object.remove(question("grant.start", {}, about_start), ["caller"])
 	without_caller.approvals == {"user:bob"}
 }
@@ -453,6 +469,14 @@ test_an_extension_is_approved_only_while_it_fits if {
 	said("request.approve", bob, other).allowed == false
 	approve({}, {"extensions": 1}).reasons == ["a grant of orders-db is extended at most 1 time(s); ask for access again"]
 	approve({}, {"total_s": 33000}).reasons[0] == "with all extensions a grant of orders-db lasts at most 10h, and this one has 9h10m; ask for access again"
+}
+
+test_an_extension_fits_as_reviewers_narrow_it if {
+	narrowed := {"reviews": [object.union(review(bob, "approved"), {"duration_s": 1800})]}
+	about_it := object.union(extension({}, {}, {"total_s": 34200}), narrowed)
+	allowed("request.approve", bob, about_it)
+	longer := {"reviews": [object.union(review(bob, "approved"), {"duration_s": 1801})]}
+	refused("request.approve", bob, object.union(about_it, longer), "lasts at most 10h")
 }
 
 test_administrators_extend_what_has_no_entitlement if {

@@ -50,7 +50,7 @@ pub enum PrincipalError {
     Empty,
     #[error("a principal is at most {MAX_PRINCIPAL_BYTES} bytes long")]
     TooLong,
-    #[error("a principal has no control characters and no space around its name")]
+    #[error("a principal has no control or invisible characters and no space around its name")]
     Unprintable,
 }
 
@@ -108,10 +108,28 @@ fn check_name(name: &str) -> Result<(), PrincipalError> {
     if name.is_empty() {
         return Err(PrincipalError::Empty);
     }
-    if name.chars().any(char::is_control) || name.trim() != name {
+    if name.chars().any(is_invisible) || name.trim() != name {
         return Err(PrincipalError::Unprintable);
     }
     Ok(())
+}
+
+/// Characters that a terminal would obey, that turn or break text, or that show nothing: two texts that differ in them look
+/// the same, and one of them alone says nothing. White space and what joins to a visible character are not among them.
+#[must_use]
+pub fn is_invisible(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            // Soft hyphen, grapheme joiner, fillers and blanks of several scripts.
+            '\u{ad}' | '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180e}' | '\u{2800}'
+                | '\u{3164}' | '\u{ffa0}'
+                // Direction of writing, zero width, separators of lines and paragraphs, byte order mark.
+                | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+                | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+                // Tags.
+                | '\u{e0000}'..='\u{e007f}'
+        )
 }
 
 /// Who calls: every principal that was established, in the order of the sources that named them.
@@ -195,6 +213,12 @@ mod tests {
             ("user:", PrincipalError::Empty),
             ("user: alice", PrincipalError::Unprintable),
             ("user:a\0b", PrincipalError::Unprintable),
+            ("user:root\u{200b}", PrincipalError::Unprintable),
+            ("user:\u{202e}toor", PrincipalError::Unprintable),
+            ("group:a\u{2028}b", PrincipalError::Unprintable),
+            ("user:a\u{e0041}", PrincipalError::Unprintable),
+            ("user:\u{feff}a", PrincipalError::Unprintable),
+            ("user:\u{3164}", PrincipalError::Unprintable),
         ] {
             assert_eq!(text.parse::<Principal>(), Err(error), "{text:?}");
         }
@@ -202,6 +226,17 @@ mod tests {
             Principal::new(Kind::User, &"x".repeat(MAX_PRINCIPAL_BYTES)),
             Err(PrincipalError::TooLong)
         );
+    }
+
+    #[test]
+    fn what_can_be_seen_is_no_secret() {
+        for text in ["Zoë", "東京", "👍🏽", "❤\u{fe0f}", "a b\u{a0}c", "e\u{301}", "עברית", "한국"] {
+            assert!(!text.chars().any(is_invisible), "{text}");
+            assert!(Principal::new(Kind::User, text).is_ok(), "{text}");
+        }
+        for c in "\0\n\u{7f}\u{85}\u{ad}\u{200b}\u{200d}\u{202a}\u{2029}\u{2060}\u{2066}\u{2800}\u{fff9}".chars() {
+            assert!(is_invisible(c), "{c:?}");
+        }
     }
 
     #[test]

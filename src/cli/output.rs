@@ -10,27 +10,14 @@ use serde_json::Value;
 use thiserror::Error;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
+use crate::principal::is_invisible;
+
 /// Between columns.
 const GAP: usize = 2;
 /// No column is cut below this: an ellipsis and a few letters say more than a bare ellipsis.
 const MIN_COLUMN: usize = 6;
 /// A width below this is a mistake of the environment.
 const MIN_WIDTH: usize = 20;
-
-/// Characters that a terminal would obey, or that hide or turn text.
-fn is_unsafe(c: char) -> bool {
-    c.is_control()
-        || matches!(
-            c,
-            '\u{61c}'
-                | '\u{200b}'..='\u{200f}'
-                | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}'
-                | '\u{feff}'
-                | '\u{fff9}'..='\u{fffb}'
-                | '\u{e0000}'..='\u{e007f}'
-        )
-}
 
 /// For one line.
 pub fn clean(text: &str) -> String {
@@ -46,7 +33,7 @@ fn escape(text: &str, keep: impl Fn(char) -> bool) -> String {
     let mut result = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
-            c if keep(c) || !is_unsafe(c) => result.push(c),
+            c if keep(c) || !is_invisible(c) => result.push(c),
             '\n' => result.push_str("\\n"),
             '\t' => result.push_str("\\t"),
             '\r' => result.push_str("\\r"),
@@ -71,7 +58,7 @@ fn escape_json(text: &str) -> String {
     let mut result = String::with_capacity(text.len());
     let mut units = [0u16; 2];
     for c in text.chars() {
-        if c == '\n' || !is_unsafe(c) {
+        if c == '\n' || !is_invisible(c) {
             result.push(c);
             continue;
         }
@@ -300,7 +287,7 @@ mod tests {
         assert_eq!(clean("Zoë 東京 👍"), "Zoë 東京 👍");
         let value = serde_json::json!({"a": "x\u{9b}\u{7f}\u{e0001}\u{202e}\u{1b}"});
         let text = pretty(&value);
-        assert!(!text.chars().any(|c| c != '\n' && is_unsafe(c)), "{text:?}");
+        assert!(!text.chars().any(|c| c != '\n' && is_invisible(c)), "{text:?}");
         assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
     }
 

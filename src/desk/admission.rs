@@ -14,6 +14,7 @@ use crate::entitlement::{self, Entitlements, Limits, Mistake};
 use crate::policy::{
     self, DecisionPath, Document, ErrorCode, EvalError, LoadError, Policy, Problem, RegoFile, Sources,
 };
+use crate::principal::is_invisible;
 
 /// The policy for those who bring none.
 const DEFAULT_POLICY: &str = include_str!("../../policies/admission.rego");
@@ -246,12 +247,7 @@ fn texts<'a>(name: &str, value: &'a Value) -> Result<Vec<&'a str>, AdmissionErro
 
 /// One line of bounded length: it may quote what a stranger wrote.
 fn tidy(text: &str) -> String {
-    // Those that turn the direction of text, or break lines, too.
-    let is_hidden = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-    };
-    let line: String = text.chars().map(|c| if is_hidden(c) { ' ' } else { c }).take(MAX_TEXT).collect();
+    let line: String = text.chars().map(|c| if is_invisible(c) { ' ' } else { c }).take(MAX_TEXT).collect();
     line.trim().to_owned()
 }
 

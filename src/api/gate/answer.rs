@@ -55,6 +55,12 @@ pub enum Reason {
     TooManyNames,
     #[error("the token's `act` claim names nobody")]
     BadDelegate,
+    #[error("the token's `act` claim does not have the claim by which callers are named here")]
+    OtherwiseNamed,
+    #[error("the token's `act` claim names an actor of another issuer")]
+    StrangeDelegate,
+    #[error("the token's `act` claim names a chain of actors; only one may act for its subject")]
+    SeveralDelegates,
     #[error("the client certificate cannot be read")]
     Unreadable,
     #[error("the client certificate has several names of one kind")]

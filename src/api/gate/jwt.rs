@@ -196,7 +196,7 @@ fn identity(config: &IssuerConfig, claims: &Map<String, Value>, now: Timestamp) 
         }
         principals.push(group);
     }
-    let delegate = claims.get("act").map(|act| delegate(config.kind, act)).transpose()?;
+    let delegate = claims.get("act").map(|act| delegate(config, act)).transpose()?;
     let identity = Identity::new(Caller::new(principals), Evidence::Jwt).ok_or(Reason::NoSubject)?;
     Ok(Identity { delegate, expires_at: Some(expires_at), ..identity })
 }
@@ -205,10 +205,24 @@ fn principal(kind: Kind, name: &str) -> Result<Principal, Reason> {
     Principal::new(kind, name).map_err(|_| Reason::BadPrincipal)
 }
 
-/// RFC 8693, 4.1: who acts now. Actors further in acted before, and have no say.
-fn delegate(kind: Kind, act: &Value) -> Result<Principal, Reason> {
-    let name = act.get("sub").and_then(Value::as_str).ok_or(Reason::BadDelegate)?;
-    let kind = if name.starts_with("spiffe://") { Kind::Workload } else { kind };
+/// RFC 8693, 4.1: who acts now. Named as the same actor is named when it calls for itself: nobody approves through a
+/// delegate what they asked for, and that is held by name.
+fn delegate(config: &IssuerConfig, act: &Value) -> Result<Principal, Reason> {
+    let act = act.as_object().ok_or(Reason::BadDelegate)?;
+    // Actors further in acted before; one of them may be who must not act here, and nothing here looks at more than one.
+    if act.contains_key("act") {
+        return Err(Reason::SeveralDelegates);
+    }
+    // What it is called here, only its own issuer's configuration could tell.
+    if act.get("iss").is_some_and(|issuer| issuer.as_str() != Some(&config.issuer)) {
+        return Err(Reason::StrangeDelegate);
+    }
+    let name = match act.get(&config.user_claim) {
+        Some(name) => name.as_str().ok_or(Reason::BadDelegate)?,
+        None if act.contains_key("sub") => return Err(Reason::OtherwiseNamed),
+        None => return Err(Reason::BadDelegate),
+    };
+    let kind = if name.starts_with("spiffe://") { Kind::Workload } else { config.kind };
     Principal::new(kind, name).map_err(|_| Reason::BadDelegate)
 }
 

@@ -132,6 +132,46 @@ fn threads_ask_at_once_and_keep_no_policy() {
     assert!(gone.upgrade().is_none());
 }
 
+/// As many names as an identity can have, and as many reviews as there can be.
+#[test]
+fn many_names_and_reviews_are_judged_in_time() {
+    let principals = |name: &str| -> Vec<String> {
+        let groups = (1..256).map(|n| format!("group:a-team-with-a-longish-name-{n}"));
+        std::iter::once(format!("user:{name}")).chain(groups).collect()
+    };
+    let caller = |name: &str| json!({"subject": format!("user:{name}"), "principals": principals(name)});
+    let review = |n: usize| {
+        json!({"reviewer": format!("user:r{n}"), "principals": principals(&format!("r{n}")), "decision": "approved"})
+    };
+    let reviews: Vec<Value> = (0..20).map(review).collect();
+    let request = json!({"kind": "access", "requester": "user:alice", "requester_principals": principals("alice"),
+        "subject": "user:alice", "justification": "a customer is stuck", "ticket": "", "duration_s": 60});
+    let last = "group:a-team-with-a-longish-name-255";
+    let data = json!({"e": {"roles": ["r"], "eligible": [last], "approvers": [last], "approvals": 20}});
+    let (_dir, sources) = files(&[("daypass/entitlements/data.json", &data.to_string())]);
+    // What takes longer is refused, and the desk gives 250 ms.
+    let admission = Admission::compile(&sources, Limits::default(), Duration::from_millis(100)).unwrap();
+    let entitlement = admission.entitlements().get("e").unwrap().to_json();
+    let ask = |action: &str, caller: Value| {
+        let said = admission.decide(json!({
+            "action": action, "now_ns": 1, "caller": caller, "entitlement": entitlement, "request": request,
+            "reviews": reviews, "event": {"actor": "user:x", "subject": "user:y"},
+            "administrators": ["group:x"], "auditors": [],
+            "limits": {"max_start_ahead_s": 1, "max_grant_ttl_s": 86400},
+        }));
+        match said.unwrap() {
+            Admitted::Yes(terms) => terms.approvals.len(),
+            Admitted::No { reasons } => panic!("{action}: {reasons:?}"),
+        }
+    };
+    assert_eq!(ask("request.approve", caller("r19")), 20);
+    assert_eq!(ask("grant.start", Value::Null), 20);
+    for action in ["request.deny", "request.view", "event.view"] {
+        ask(action, caller("r99"));
+    }
+    ask("request.create", caller("alice"));
+}
+
 fn files(files: &[(&str, &str)]) -> (tempfile::TempDir, Sources) {
     let dir = tempfile::tempdir().unwrap();
     for (name, text) in files {

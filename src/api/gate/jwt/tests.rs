@@ -112,10 +112,36 @@ fn who_is_named() {
 fn who_acts() {
     let delegate = |act: Value| with(json!({"act": act})).map(|found| found.delegate.unwrap().to_string());
     assert_eq!(delegate(json!({"sub": "bot"})).unwrap(), "user:bot");
-    let nested = json!({"sub": "spiffe://td/bot", "act": {"sub": "before"}});
-    assert_eq!(delegate(nested).unwrap(), "workload:spiffe://td/bot");
-    for bad in [json!("bot"), json!({}), json!({"sub": 1}), json!({"sub": ""}), json!([])] {
-        assert_eq!(with(json!({"act": bad})), Err(Reason::BadDelegate));
+    assert_eq!(delegate(json!({"sub": "bot", "iss": "https://idp"})).unwrap(), "user:bot");
+    assert_eq!(delegate(json!({"sub": "spiffe://td/bot"})).unwrap(), "workload:spiffe://td/bot");
+    for bad in [json!("bot"), json!({}), json!({"sub": 1}), json!({"sub": ""}), json!([]), json!(null)] {
+        let claims = json!({"sub": "alice", "aud": "daypass", "exp": NOW + 60, "act": bad});
+        let found = identity(&config(), claims.as_object().unwrap(), Timestamp::from_second(NOW).unwrap());
+        assert_eq!(found, Err(Reason::BadDelegate));
+    }
+    for act in [json!({"sub": "before"}), json!({}), json!(null)] {
+        assert_eq!(delegate(json!({"sub": "bot", "act": act})), Err(Reason::SeveralDelegates));
+    }
+    for issuer in [json!("https://other"), json!(1), json!(null)] {
+        assert_eq!(delegate(json!({"sub": "bot", "iss": issuer})), Err(Reason::StrangeDelegate));
+    }
+}
+
+#[test]
+fn who_acts_is_named_as_who_calls() {
+    let config = IssuerConfig { user_claim: "email".to_owned(), kind: Kind::Workload, ..config() };
+    let named = |claims: Value| {
+        let now = Timestamp::from_second(NOW).unwrap();
+        identity(&config, claims.as_object().unwrap(), now)
+    };
+    let claims = |name: &str, act: Value| json!({"email": name, "sub": "7", "aud": "daypass", "exp": NOW + 60, "act": act});
+    let mut own = claims("a@corp", json!(null));
+    own.as_object_mut().unwrap().remove("act");
+    let acting = named(claims("bob@corp", json!({"sub": "7", "email": "a@corp"}))).unwrap();
+    assert_eq!(acting.delegate.unwrap(), named(own).unwrap().subject);
+    assert_eq!(named(claims("bob@corp", json!({"sub": "7"}))), Err(Reason::OtherwiseNamed));
+    for bad in [json!({}), json!({"email": 1, "sub": "7"}), json!({"email": "", "sub": "7"})] {
+        assert_eq!(named(claims("bob@corp", bad)), Err(Reason::BadDelegate));
     }
 }
 
