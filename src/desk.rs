@@ -35,6 +35,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::grant::GrantId;
+use crate::principal::is_invisible;
 use crate::replica::Replica;
 use crate::store::{Store, StoreError};
 use admission::LiveAdmission;
@@ -173,8 +174,10 @@ fn checked(field: &str, text: &str) -> Result<String, DeskError> {
     if text.len() > MAX_TEXT_BYTES {
         return Err(DeskError::Invalid(format!("`{field}` is longer than {MAX_TEXT_BYTES} bytes")));
     }
-    if text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
-        return Err(DeskError::Invalid(format!("`{field}` has control characters")));
+    if text.chars().any(|c| is_invisible(c) && c != '\n' && c != '\t') {
+        return Err(DeskError::Invalid(format!(
+            "`{field}` has control characters, or ones that nobody sees"
+        )));
     }
     Ok(text.trim().to_owned())
 }

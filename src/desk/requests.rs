@@ -129,7 +129,9 @@ impl Desk {
             let asking = self.asking(&admission, Some(who), look.now);
             let plan = self.decide_ask(&asking, &ask)?;
             if ask.validate_only {
-                return Ok(Plan::nothing(Asked::Made(Box::new(plan.answer))));
+                // What is not there has no name.
+                let trial = Request { id: String::new(), grant: None, ..plan.answer };
+                return Ok(Plan::nothing(Asked::Made(Box::new(trial))));
             }
             remembered(plan, call.as_ref())
         };

@@ -140,9 +140,7 @@ fn many_names_and_reviews_are_judged_in_time() {
         std::iter::once(format!("user:{name}")).chain(groups).collect()
     };
     let caller = |name: &str| json!({"subject": format!("user:{name}"), "principals": principals(name)});
-    let review = |n: usize| {
-        json!({"reviewer": format!("user:r{n}"), "principals": principals(&format!("r{n}")), "decision": "approved"})
-    };
+    let review = |n: usize| json!({"reviewer": format!("user:r{n}"), "principals": principals(&format!("r{n}")), "decision": "approved"});
     let reviews: Vec<Value> = (0..20).map(review).collect();
     let request = json!({"kind": "access", "requester": "user:alice", "requester_principals": principals("alice"),
         "subject": "user:alice", "justification": "a customer is stuck", "ticket": "", "duration_s": 60});

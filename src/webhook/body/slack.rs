@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use jiff::SignedDuration;
 
+use crate::principal::is_invisible;
 use crate::webhook::record::Told;
 
 /// Characters of what somebody wrote. The event has it whole.
@@ -168,16 +169,12 @@ fn plain(text: &str) -> String {
             '_' if !(before.is_alphanumeric() && after.is_alphanumeric()) => result.push('＿'),
             c if c.is_whitespace() => result.push(' '),
             // Controls, and what turns the direction of text or hides in it.
-            c if c.is_control() || is_invisible(c) => {}
+            c if is_invisible(c) => {}
             c => result.push(c),
         }
         before = c;
     }
     result
-}
-
-fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 #[cfg(test)]

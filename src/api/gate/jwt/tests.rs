@@ -134,7 +134,7 @@ fn who_acts_is_named_as_who_calls() {
         let now = Timestamp::from_second(NOW).unwrap();
         identity(&config, claims.as_object().unwrap(), now)
     };
-    let claims = |name: &str, act: Value| json!({"email": name, "sub": "7", "aud": "daypass", "exp": NOW + 60, "act": act});
+    let claims = |name: &str, act: Value| json!({"email": name, "email_verified": true, "sub": "7", "aud": "daypass", "exp": NOW + 60, "act": act});
     let mut own = claims("a@corp", json!(null));
     own.as_object_mut().unwrap().remove("act");
     let acting = named(claims("bob@corp", json!({"sub": "7", "email": "a@corp"}))).unwrap();
