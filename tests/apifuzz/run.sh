@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Lets schemathesis make calls of all kinds, right and wrong, from the OpenAPI document of a server of its own.
-# usage: run.sh <daypass> <schemathesis> <seconds> [arguments for `daypass serve`, such as --policy with entitlements]
+# usage: run.sh <daypass> <schemathesis> <seconds> [arguments for `daypass serve`]
 #
 # Streams are left out: they do not end. `positive_data_acceptance` is too: a schema cannot say that a principal begins with
 # `user:`, that an id is taken or in which state a request is. `ignored_auth` cannot leave the certificate out that the
@@ -13,12 +13,13 @@ schemathesis=$(realpath -s "$2")
 seconds=$3
 shift 3
 
+entitlements=$(dirname "$(realpath "$0")")/entitlements.yaml
 dir=$(mktemp -d)
 server=
 trap '[ -z "$server" ] || kill "$server" 2>/dev/null || true; rm -rf "$dir"' EXIT
 
 "$daypass" serve --listen 127.0.0.1:0 --api-listen 127.0.0.1:0 --ops-listen 127.0.0.1:0 \
-    --store embedded:memory --data-dir "$dir/data" "$@" >"$dir/log" 2>&1 &
+    --store embedded:memory --policy "$entitlements" --data-dir "$dir/data" "$@" >"$dir/log" 2>&1 &
 server=$!
 api=
 for _ in $(seq 100); do
