@@ -17,18 +17,20 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::desk::admission::LiveAdmission;
 use crate::desk::{self, Desk};
+use crate::webhook::Webhooks;
 
 pub struct Office {
     desk: Arc<Desk>,
     gate: Arc<Gate>,
     tls: Option<Arc<LiveTls>>,
+    webhooks: Webhooks,
 }
 
 impl Office {
     /// None where there is no API.
     ///
     /// # Errors
-    /// Tokens or TLS files cannot be used.
+    /// Tokens, TLS files or secrets of webhooks cannot be used.
     pub fn open(
         config: &Config,
         checker: &Checker,
@@ -47,6 +49,12 @@ impl Office {
             )),
             gate: Arc::new(Gate::new(config.api.gate.clone(), tokens, Clock::System)),
             tls: config.api.tls.as_ref().map(LiveTls::load).transpose()?.map(Arc::new),
+            webhooks: Webhooks::open(
+                config.webhooks.clone(),
+                Arc::clone(&checker.store),
+                Arc::clone(admission),
+                Arc::clone(&checker.metrics),
+            )?,
         }))
     }
 
@@ -65,6 +73,7 @@ impl Office {
     ) -> Result<(), ServeError> {
         vital.spawn_endless(Arc::clone(&self.desk).keep_time());
         vital.spawn_endless(Arc::clone(&self.gate).follow());
+        self.webhooks.tasks().into_iter().for_each(|task| vital.spawn_endless(task));
         if let Some(tls) = &self.tls {
             vital.spawn_endless(Arc::clone(tls).follow());
         }

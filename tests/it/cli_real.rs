@@ -112,8 +112,8 @@ fn who_asks_waits_and_gets_access_and_gives_it_back() {
     assert!(dry.out.contains("(dry run): pending"), "{dry:?}");
     assert!(house.list("bob", &["--reviewable"]).is_empty());
     let id = house.ask(&["--no-wait", "--for", "1h", "--json"]).good().text("id");
-    assert_eq!(house.list("alice", &["--mine"]), [id.clone()]);
-    assert_eq!(house.list("bob", &["--reviewable"]), [id.clone()]);
+    assert_eq!(house.list("alice", &["--mine"]), std::slice::from_ref(&id));
+    assert_eq!(house.list("bob", &["--reviewable"]), std::slice::from_ref(&id));
     assert!(house.list("alice", &["--reviewable"]).is_empty());
     assert!(house.list("pat", &[]).is_empty(), "not for everybody to see");
     let waiting = house.start("alice", &["request", "wait", &id]);
@@ -124,9 +124,9 @@ fn who_asks_waits_and_gets_access_and_gives_it_back() {
     assert!(approved.out.contains("was approved by user:bob: go ahead"), "{approved:?}");
     let ran = end(waiting).good();
     assert!(ran.out.contains("was approved by user:bob") && ran.out.contains("ends in 10m"), "{ran:?}");
-    assert_eq!(house.list("bob", &["--reviewed"]), [id.clone()]);
+    assert_eq!(house.list("bob", &["--reviewed"]), std::slice::from_ref(&id));
     assert!(house.list("bob", &["--reviewable"]).is_empty());
-    assert_eq!(house.list("alice", &["--mine", "--state", "approved"]), [id.clone()]);
+    assert_eq!(house.list("alice", &["--mine", "--state", "approved"]), std::slice::from_ref(&id));
     assert_eq!(house.run("alice", &["request", "wait", &id]).code, 0, "decided already");
     assert_eq!(house.run("bob", &["request", "deny", &id]).code, 1, "decided already");
     let shown = house.run("alice", &["request", "show", &id]).good();

@@ -100,7 +100,7 @@ async fn the_shipped_redis_configuration_works_with_sentinel() {
 }
 
 /// A user with the `nth` list of permissions in the document, and the URL to be it.
-fn as_user(redis: &Redis, name: &str, nth: usize) -> String {
+pub fn as_user(redis: &Redis, name: &str, nth: usize) -> String {
     let text = document("grant-key.md");
     let rules = text.lines().filter(|line| line.trim_start().starts_with("on >password")).nth(nth).unwrap();
     let mut command = redis::cmd("ACL");

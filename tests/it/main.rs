@@ -19,6 +19,7 @@ mod golden;
 mod grant_api;
 mod hostile;
 mod hostile_policy;
+mod instances;
 mod journal;
 mod lock_model;
 mod locks;
