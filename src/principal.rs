@@ -230,11 +230,14 @@ mod tests {
 
     #[test]
     fn what_can_be_seen_is_no_secret() {
-        for text in ["Zoë", "東京", "👍🏽", "❤\u{fe0f}", "a b\u{a0}c", "e\u{301}", "עברית", "한국"] {
+        for text in ["Zoë", "東京", "👍🏽", "❤\u{fe0f}", "a b\u{a0}c", "e\u{301}", "עברית", "한국"]
+        {
             assert!(!text.chars().any(is_invisible), "{text}");
             assert!(Principal::new(Kind::User, text).is_ok(), "{text}");
         }
-        for c in "\0\n\u{7f}\u{85}\u{ad}\u{200b}\u{200d}\u{202a}\u{2029}\u{2060}\u{2066}\u{2800}\u{fff9}".chars() {
+        for c in
+            "\0\n\u{7f}\u{85}\u{ad}\u{200b}\u{200d}\u{202a}\u{2029}\u{2060}\u{2066}\u{2800}\u{fff9}".chars()
+        {
             assert!(is_invisible(c), "{c:?}");
         }
     }
