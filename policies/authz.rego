@@ -72,7 +72,12 @@ offers := [offer |
 # Whether it is a gRPC request is in a header, which is not worth reading for each check.
 requests := [asked, object.union(asked, {"grpc_method": trim_prefix(path, "/")})]
 
-asked := {"host": host, "method": method, "path": path}
+asked := object.union({"host": host, "method": method, "path": path}, source)
+
+# Entitlements may be for some addresses alone.
+source := {"source": input.attributes.source.address.socketAddress.address} if {
+	input.attributes.source.address.socketAddress.address
+} else := {}
 
 # Where people ask: `request_url` of the configuration.
 link(name) := {"url": replace(data.daypass.config.request_url, "{entitlement}", urlquery.encode(name))} if {
@@ -92,8 +97,14 @@ default hint := "ask for access, for example: daypass grant create --subject <pr
 hint := "send credentials that Envoy can verify; no user or workload was established" if not input.jit.subject
 
 else := sprintf("ask for: daypass grant create --subject %s --host %s --method %s --path %s --ttl 15m", [
-	input.jit.subject,
-	host,
-	method,
-	path,
+	quoted(input.jit.subject),
+	quoted(host),
+	quoted(method),
+	quoted(path),
 ])
+
+# A caller chooses them, and somebody else may paste the line into a shell.
+quoted(text) := text if {
+	text != ""
+	trim(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._~/:@%+-") == ""
+} else := concat("", ["'", replace(text, "'", `'\''`), "'"])

@@ -37,6 +37,18 @@ test_no_grant_is_denied if {
 	contains(body.hint, "--subject user:alice --host orders.svc --method GET --path /db ")
 }
 
+hint(subject, path) := json.unmarshal(decision.body).hint if {
+	decision := authz.allow with input as request("GET", path, {"subject": subject})
+}
+
+test_the_hint_is_safe_in_a_shell if {
+	contains(hint("user:alice", "/a;id"), " --path '/a;id' --ttl")
+	contains(hint("user:alice", "/$(id)"), " --path '/$(id)' --ttl")
+	contains(hint("user:alice", "/a'b`id`"), ` --path '/a'\''b`)
+	contains(hint("user:alice", ""), " --path '' --ttl")
+	contains(hint("user:al ice&", "/~a.b_c/%2f+@:-"), "--subject 'user:al ice&' --host orders.svc --method GET --path /~a.b_c/%2f+@:- --ttl")
+}
+
 test_grant_for_something_else_is_denied if {
 	decision := authz.allow with input as request("GET", "/db", {"grants": [grant]})
 	not decision.allowed
@@ -104,6 +116,19 @@ test_the_hint_stays_where_there_is_nothing_to_ask_for if {
 		body.hint
 		not body.ask
 	}
+}
+
+test_what_is_for_other_addresses_is_not_named if {
+	inside := object.union(entitlements["orders-read"], {"conditions": {"source_cidrs": ["10.0.0.0/8"]}})
+	every address, offers in {"10.1.2.3": ["orders-read"], "11.1.2.3": []} {
+		from := object.union(request("GET", "/db", {}), {"attributes": {"source": {"address": {"socketAddress": {"address": address}}}}})
+		decision := authz.allow with input as from
+			with data.daypass.entitlements as {"orders-read": inside}
+		[offer.entitlement | some offer in object.get(json.unmarshal(decision.body), "ask", [])] == offers
+	}
+	nowhere := authz.allow with input as request("GET", "/db", {})
+		with data.daypass.entitlements as {"orders-read": inside}
+	not json.unmarshal(nowhere.body).ask
 }
 
 test_a_few_are_named if {

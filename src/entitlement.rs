@@ -138,6 +138,12 @@ impl Entitlement {
         json
     }
 
+    /// A digest of everything: changes when anything does, also where `revision` was written and stayed the same.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        digest(&self.to_json())
+    }
+
     /// A digest of what a grant of it has: changes with it, and with nothing else.
     #[must_use]
     pub fn gives(&self) -> String {
@@ -204,7 +210,7 @@ pub struct Entitlements {
 }
 
 impl Entitlements {
-    /// What `data` has below `daypass`; without that there is nothing to ask for.
+    /// What `data` has below `daypass`, which must not be anything else; without that there is nothing to ask for.
     ///
     /// # Errors
     /// Every mistake, with its place.

@@ -20,6 +20,8 @@ use crate::principal::is_invisible;
 const DEFAULT_POLICY: &str = include_str!("../../policies/admission.rego");
 const DEFAULT_FILE: &str = "built-in/admission.rego";
 const PACKAGE: [&str; 2] = ["daypass", "admission"];
+/// What is daypass' own below `data.daypass`, whatever packages there are.
+const OWN: [&str; 4] = ["config", "entitlements", "administrators", "auditors"];
 const DECISION: &str = "daypass/admission/decision";
 
 /// Reasons that are told. A person reads them.
@@ -147,7 +149,13 @@ fn entitlements(sources: &Sources, limits: &Limits) -> Result<Entitlements, Vec<
     let Ok(daypass) = daypass else {
         return Err(vec![Problem::in_file("data", "data.daypass is nested too deep")]);
     };
-    let data = Map::from_iter(daypass.map(|daypass| ("daypass".to_owned(), daypass)));
+    let mut data = Map::from_iter(daypass.map(|daypass| ("daypass".to_owned(), daypass)));
+    if let Some(Value::Object(daypass)) = data.get_mut("daypass") {
+        // What is beside the rules of a package is the package's.
+        daypass.retain(|name, _| {
+            OWN.contains(&name.as_str()) || !sources.has_package_below(&[PACKAGE[0], name.as_str()])
+        });
+    }
     let problem = |mistake: Mistake| {
         let step = |step| match step {
             &entitlement::Step::Index(index) => policy::Step::Index(index),

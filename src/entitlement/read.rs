@@ -65,7 +65,10 @@ pub fn entitlements(data: &Value, limits: &Limits) -> Result<Entitlements, Vec<M
         if let Some(all) = daypass.section("entitlements") {
             by_name = read_all(&all, limits, &mistakes);
         }
-        // What else is below `daypass` is not ours: `config`, and what policies keep there.
+        // Ours too, and read elsewhere.
+        daypass.take("config");
+        // A misspelt `administrators` would leave the default in force.
+        daypass.finish();
     }
     let mistakes = mistakes.into_vec();
     if !mistakes.is_empty() {

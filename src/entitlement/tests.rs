@@ -121,6 +121,11 @@ fn a_revision_changes_with_anything_and_a_gift_with_what_is_given() {
         assert_ne!(before.gives(), after.gives(), "{changes}");
     }
     assert_eq!(before.revision, one(json!({})).revision);
+    assert_eq!(before.digest(), one(json!({})).digest());
+    let fixed = |max_ttl: &str| one(json!({"revision": "v7", "max_ttl": max_ttl}));
+    assert_eq!(fixed("2h").revision, fixed("3h").revision);
+    assert_ne!(fixed("2h").digest(), fixed("3h").digest());
+    assert_ne!(one(json!({"revision": "v7"})).digest(), one(json!({"revision": "v8"})).digest());
 }
 
 #[test]
@@ -276,6 +281,8 @@ fn who_runs_it() {
         json!({"daypass": {"administrators": "user:root"}}),
         json!({"daypass": {"auditors": ["x"]}}),
         json!({"daypass": {"entitlements": []}}),
+        json!({"daypass": {"adminstrators": ["user:root"]}}),
+        json!({"daypass": {"entitlement": {}, "config": {}}}),
     ] {
         assert_eq!(all(data.clone()).map(|_| ()).unwrap_err().len(), 1, "{data}");
     }

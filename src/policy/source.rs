@@ -137,6 +137,15 @@ impl Sources {
         self.modules.iter().any(|module| module.package().is_ok_and(|package| package == path))
     }
 
+    /// Whether one of the files is of this package or of one below it.
+    #[must_use]
+    pub fn has_package_below(&self, path: &[&str]) -> bool {
+        let starts = |package: &[String]| {
+            package.len() >= path.len() && package.iter().zip(path).all(|(own, name)| own == name)
+        };
+        self.modules.iter().any(|module| module.package().is_ok_and(|package| starts(&package)))
+    }
+
     /// The file that says what is at this place below `data`, and where it does, as near as can be told.
     #[must_use]
     pub fn place_of(&self, path: &[Step<'_>]) -> Option<(&str, u32, u32)> {

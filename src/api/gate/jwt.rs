@@ -214,7 +214,7 @@ fn delegate(config: &IssuerConfig, act: &Value) -> Result<Principal, Reason> {
         return Err(Reason::SeveralDelegates);
     }
     // What it is called here, only its own issuer's configuration could tell.
-    if act.get("iss").is_some_and(|issuer| issuer.as_str() != Some(&config.issuer)) {
+    if act.get("iss").is_some_and(|issuer| issuer.as_str() != Some(config.issuer.as_str())) {
         return Err(Reason::StrangeDelegate);
     }
     let name = match act.get(&config.user_claim) {

@@ -254,3 +254,20 @@ fn a_policy_of_the_operator_replaces_the_default() {
     let said = admission.decide(json!({"action": "x"})).unwrap();
     assert_eq!(said, Admitted::No { reasons: vec!["the admission policy knows no action x".to_owned()] });
 }
+
+#[test]
+fn what_is_below_daypass_is_ours_or_a_packages() {
+    let compile = |found: &[(&str, &str)]| {
+        let (_dir, sources) = files(found);
+        Admission::compile(&sources, Limits::default(), LIMIT).map(|_| ()).map_err(|error| error.to_string())
+    };
+    let error = compile(&[("e.yaml", "daypass:\n  adminstrators: [user:root]\n")]).unwrap_err();
+    assert!(error.contains("e.yaml:2:3: data.daypass.adminstrators: unknown field"), "{error}");
+    assert!(error.contains("administrators"), "{error}");
+    let data = ("e.yaml", "daypass:\n  helpers: {a: 1}\n");
+    assert!(compile(&[data]).is_err());
+    assert_eq!(compile(&[data, ("h.rego", "package daypass.helpers.inner\n\nx := 1\n")]), Ok(()));
+    // A package of such a name keeps nothing from being read.
+    let own = ("o.rego", "package daypass.auditors.own\n\nx := 1\n");
+    assert!(compile(&[("e.yaml", "daypass: {auditors: [x]}\n"), own]).is_err());
+}

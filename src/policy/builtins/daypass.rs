@@ -1,13 +1,14 @@
 //! daypass' own: what the permissions of grants and entitlements would cover.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 
 use regorus::value::Object;
 use regorus::{Rc, Value};
 
 use super::values::element;
 use super::{Builtin, Fault, Outcome, binary, kind_of, ternary, text};
-use crate::permission::{Permission, PermissionLists, Target};
+use crate::permission::{Cidr, Permission, PermissionLists, Target};
 
 pub const BUILTINS: [Builtin; 2] = [binary("daypass.covers", covers), ternary("daypass.askable", askable)];
 
@@ -17,6 +18,15 @@ const MAX_PERMISSIONS: usize = 8192;
 const MAX_REQUESTS: usize = 16;
 /// Patterns of one list.
 const MAX_PATTERNS: usize = 8192;
+/// Names that `askable` has: as many as a denial tells of, since a person picks one.
+const MAX_OFFERS: usize = 5;
+/// Entitlements, and names of who is eligible for them, that one call of `askable` looks at: some milliseconds. A built-in
+/// cannot be interrupted, and a denial has 50 ms.
+const MAX_LOOKS: usize = 20_000;
+/// Patterns and ranges that one call of `askable` holds against requests.
+const MAX_MATCHES: usize = 1000;
+/// Steps that the stars of these patterns may take: bytes of a pattern behind its first star times bytes of the request.
+const MAX_STEPS: usize = 300_000;
 
 /// `daypass.covers(permissions, request)`: whether one of them, as in a grant's key, covers `{host, method, path}`, with
 /// `grpc_method` for a gRPC request.
@@ -39,9 +49,10 @@ fn covers(permissions: &Value, request: &Value) -> Outcome {
     Ok(Value::Bool(is_covered))
 }
 
-/// `daypass.askable(entitlements, principals, requests)`: names of those that one of the principals may ask for and that
-/// would cover one of the requests. For denials: a loop in policy would take a denial's time limit for some thousands of
-/// entitlements. Those that are none are passed over; they were refused when they were read.
+/// `daypass.askable(entitlements, principals, requests)`: names of the first that one of the principals may ask for and
+/// that would cover one of the requests. For denials: a loop in policy would take a denial's time limit for some thousands
+/// of entitlements. Those that are none are passed over; they were refused when they were read. It is bounded: what it
+/// does not come to is not offered, which denies nobody anything.
 fn askable(entitlements: &Value, principals: &Value, requests: &Value) -> Outcome {
     let Value::Object(entitlements) = entitlements else {
         return Err(Fault::operand(1, "object", entitlements));
@@ -56,30 +67,117 @@ fn askable(entitlements: &Value, principals: &Value, requests: &Value) -> Outcom
         let Value::Object(members) = item else { return Err(element(3, requests, "object", item)) };
         targets.extend(Asked::read(members)?.target());
     }
+    if targets.is_empty() || principals.is_empty() {
+        return Ok(Value::from(Vec::<Value>::new()));
+    }
     let principals: HashSet<&str> = principals.iter().filter_map(as_text).collect();
-    let (eligible, permissions) = (Value::from("eligible"), Value::from("permissions"));
-    let list = |members: &Object, name: &Value| match members.get(name) {
-        Some(Value::Array(items)) => Some(Rc::clone(items)),
-        _ => None,
-    };
-    let mut names: Vec<&str> = Vec::new();
-    for (name, entitlement) in entitlements.iter() {
+    let mut eligible = eligible(entitlements, &principals);
+    eligible.sort_unstable_by_key(|(name, _)| *name);
+    let mut work = Work { matches: MAX_MATCHES, steps: MAX_STEPS };
+    let covering = eligible.into_iter().filter(|(_, members)| covers_any(members, &targets, &mut work));
+    let names = covering.take(MAX_OFFERS).map(|(name, _)| Value::from(name));
+    Ok(Value::from(names.collect::<Vec<_>>()))
+}
+
+/// Those that one of the principals may ask for.
+fn eligible<'e>(entitlements: &'e Object, principals: &HashSet<&str>) -> Vec<(&'e str, &'e Object)> {
+    let key = Value::from("eligible");
+    let mut looks = MAX_LOOKS;
+    let mut found = Vec::new();
+    for (name, entitlement) in entitlements {
+        if looks == 0 {
+            break;
+        }
+        looks -= 1;
         let (Some(name), Value::Object(members)) = (as_text(name), entitlement) else { continue };
-        let is_eligible = list(members, &eligible)
-            .is_some_and(|eligible| eligible.iter().filter_map(as_text).any(|who| principals.contains(who)));
-        let covers = |item: &Value| {
-            let Value::Object(members) = item else { return false };
-            let permission = lists(members).ok().and_then(|lists| Permission::new(&lists).ok());
-            permission.is_some_and(|permission| targets.iter().any(|target| permission.matches(target)))
-        };
-        if is_eligible
-            && list(members, &permissions).is_some_and(|permissions| permissions.iter().any(covers))
-        {
-            names.push(name);
+        let Some(Value::Array(names)) = members.get(&key) else { continue };
+        let mut names = names.iter().take(looks).inspect(|_| looks -= 1).filter_map(as_text);
+        if names.any(|who| principals.contains(who)) {
+            found.push((name, &**members));
         }
     }
-    names.sort_unstable();
-    Ok(Value::from(names.into_iter().map(Value::from).collect::<Vec<_>>()))
+    found
+}
+
+/// What one call may still compare.
+struct Work {
+    matches: usize,
+    steps: usize,
+}
+
+impl Work {
+    /// False if it is more than what is left, and then nothing is.
+    fn take(&mut self, matches: usize, steps: usize) -> bool {
+        let left = self.matches.checked_sub(matches).zip(self.steps.checked_sub(steps));
+        (self.matches, self.steps) = left.unwrap_or_default();
+        left.is_some()
+    }
+
+    fn is_over(&self) -> bool {
+        self.matches == 0
+    }
+}
+
+fn covers_any(members: &Object, targets: &[Target<'_>], work: &mut Work) -> bool {
+    let Some(Value::Array(permissions)) = members.get(&Value::from("permissions")) else { return false };
+    let inside: Vec<_> = targets.iter().filter(|target| is_inside(members, target, work)).collect();
+    !inside.is_empty()
+        && permissions.iter().take(MAX_MATCHES).any(|item| {
+            let Value::Object(members) = item else { return false };
+            // What it costs to know the cost is bounded too.
+            let is_left = inside.iter().all(|target| {
+                !work.is_over() && {
+                    let (patterns, steps) = cost(members, target);
+                    work.take(patterns, steps)
+                }
+            });
+            is_left
+                && lists(members)
+                    .ok()
+                    .and_then(|lists| Permission::new(&lists).ok())
+                    .is_some_and(|permission| inside.iter().any(|target| permission.matches(target)))
+        })
+}
+
+/// Whether the request comes from where the entitlement's grants are of use.
+fn is_inside(members: &Object, target: &Target<'_>, work: &mut Work) -> bool {
+    let ranges = match members.get(&Value::from("conditions")) {
+        None => return true,
+        Some(Value::Object(conditions)) => match conditions.get(&Value::from("source_cidrs")) {
+            None => return true,
+            Some(Value::Array(ranges)) => ranges,
+            Some(_) => return false,
+        },
+        Some(_) => return false,
+    };
+    let Some(source) = target.source().filter(|_| work.take(ranges.len(), 0)) else { return false };
+    let mut ranges = ranges.iter().filter_map(as_text).filter_map(|text| text.parse::<Cidr>().ok());
+    ranges.any(|range| range.contains(source))
+}
+
+/// Patterns of a permission, and the steps that comparing them with the request takes at most.
+fn cost(permission: &Object, target: &Target<'_>) -> (usize, usize) {
+    let mut total = (1, 0);
+    for (name, list) in permission {
+        let (Some(name), Value::Array(patterns)) = (as_text(name), list) else { continue };
+        let text = match name {
+            "hosts" => target.host(),
+            "methods" => target.method(),
+            "paths" => target.path(),
+            _ => target.grpc_method(),
+        };
+        let text = text.unwrap_or_default();
+        let steps = |pattern: &str| match pattern.split_once('*') {
+            // Hosts and methods are compared in another spelling.
+            Some((head, _)) if name == "paths" && !text.starts_with(head) => 0,
+            Some((_, tail)) => (tail.len() + 1) * (text.len() + 1),
+            None => 0,
+        };
+        total.0 += patterns.len();
+        // More than any work allows is as good as all of it.
+        total.1 += patterns.iter().take(MAX_MATCHES + 1).filter_map(as_text).map(steps).sum::<usize>();
+    }
+    total
 }
 
 fn as_text(value: &Value) -> Option<&str> {
@@ -92,14 +190,16 @@ struct Asked<'a> {
     method: Option<&'a str>,
     path: Option<&'a str>,
     grpc_method: Option<&'a str>,
+    /// Where it comes from. What is no address is one that nobody knows.
+    source: Option<IpAddr>,
 }
 
 impl<'a> Asked<'a> {
     fn read(members: &'a Object) -> Result<Self, Fault> {
         for name in members.keys() {
-            let is_known = matches!(name, Value::String(name) if matches!(&**name, "host" | "method" | "path" | "grpc_method"));
+            let is_known = matches!(name, Value::String(name) if matches!(&**name, "host" | "method" | "path" | "grpc_method" | "source"));
             if !is_known {
-                return Err(Fault::failed("a request has host, method, path and grpc_method"));
+                return Err(Fault::failed("a request has host, method, path, grpc_method and source"));
             }
         }
         let get = |name: &str| members.get(&Value::from(name)).map(|value| text(2, value)).transpose();
@@ -108,6 +208,7 @@ impl<'a> Asked<'a> {
             method: get("method")?,
             path: get("path")?,
             grpc_method: get("grpc_method")?,
+            source: get("source")?.and_then(|address| address.parse().ok()),
         })
     }
 
@@ -125,7 +226,7 @@ impl<'a> Asked<'a> {
             ),
         };
         let wanted = self.grpc_method.map(|method| method.trim_start_matches('/'));
-        (wanted == target.grpc_method()).then_some(target)
+        (wanted == target.grpc_method()).then(|| target.with_source(self.source))
     }
 }
 
@@ -218,6 +319,76 @@ mod tests {
             assert!(found(principals, requests).is_err(), "{principals} {requests}");
         }
         assert!(askable(&value("[]"), &value("[]"), &value("[]")).is_err());
+    }
+
+    fn asked(entitlements: &Value, principals: &str, requests: &str) -> Value {
+        let value = |text: &str| Value::from_json_str(text).unwrap();
+        askable(entitlements, &value(principals), &value(requests)).unwrap()
+    }
+
+    #[test]
+    fn what_is_for_other_addresses_is_not_offered() {
+        let with = |conditions: &str| {
+            let text = format!(
+                r#"{{"e": {{"eligible": ["user:a"], "permissions": [{{"hosts": ["a"]}}], "conditions": {conditions}}}}}"#
+            );
+            Value::from_json_str(&text).unwrap()
+        };
+        for (conditions, source, is_offered) in [
+            (r#"{"source_cidrs": ["192.0.2.1", "10.0.0.0/8"]}"#, r#", "source": "10.1.2.3""#, true),
+            (r#"{"source_cidrs": ["10.0.0.0/8"]}"#, r#", "source": "11.1.2.3""#, false),
+            (r#"{"source_cidrs": ["10.0.0.0/8"]}"#, r#", "source": "nowhere""#, false),
+            (r#"{"source_cidrs": ["10.0.0.0/8"]}"#, "", false),
+            (r#"{"source_cidrs": "10.0.0.0/8"}"#, r#", "source": "10.1.2.3""#, false),
+            ("7", r#", "source": "10.1.2.3""#, false),
+            ("{}", "", true),
+        ] {
+            let requests = format!(r#"[{{"host": "a", "method": "GET", "path": "/"{source}}}]"#);
+            let found = asked(&with(conditions), r#"["user:a"]"#, &requests);
+            assert_eq!(found.as_array().unwrap().len(), usize::from(is_offered), "{conditions} {source}");
+        }
+    }
+
+    /// A denial has 50 ms, and nothing ends a built-in that takes longer.
+    #[test]
+    fn it_is_done_in_time() {
+        let object = |members: Vec<(String, String)>| {
+            let members: Vec<_> = members.iter().map(|(name, text)| format!("{name:?}: {text}")).collect();
+            format!("{{{}}}", members.join(","))
+        };
+        let all = |count: usize, eligible: &str, permissions: &str| {
+            let one = format!(r#"{{"eligible": {eligible}, "permissions": {permissions}}}"#);
+            let text = object((0..count).map(|n| (format!("e{n:05}"), one.clone())).collect());
+            Value::from_json_str(&text).unwrap()
+        };
+        let list = |count: usize, one: &str| format!("[{}]", vec![one; count].join(","));
+        let stars = format!(r#"{{"paths": ["/{}"]}}"#, "**a*".repeat(500));
+        let requests = format!(r#"[{{"host": "a", "method": "GET", "path": "/{}b"}}]"#, "a".repeat(8000));
+        let many = format!(r#"{{"hosts": {}}}"#, list(1000, r#""x.*.b""#));
+        for (what, entitlements) in [
+            ("entitlements", all(10_000, r#"["group:x"]"#, r#"[{"hosts": ["b"]}]"#)),
+            ("names", all(200, &list(1000, r#""group:y""#), r#"[{"hosts": ["a"]}]"#)),
+            ("patterns", all(5, r#"["group:x"]"#, &list(4, &many))),
+            ("stars", all(5, r#"["group:x"]"#, &list(4, &stars))),
+            ("permissions", all(100, r#"["group:x"]"#, &list(500, r#"{"methods": ["POST"]}"#))),
+        ] {
+            let quickest = (0..3).map(|_| {
+                let begun = std::time::Instant::now();
+                assert_eq!(
+                    asked(&entitlements, r#"["group:x"]"#, &requests),
+                    Value::from_json_str("[]").unwrap()
+                );
+                begun.elapsed()
+            });
+            let quickest = quickest.min().unwrap();
+            assert!(quickest < std::time::Duration::from_millis(40), "{what} took {quickest:?}");
+        }
+        // The first few are enough, whatever comes after them.
+        let found =
+            asked(&all(10_000, r#"["group:x"]"#, r#"[{"hosts": ["a"]}]"#), r#"["group:x"]"#, &requests);
+        let names: Vec<_> =
+            found.as_array().unwrap().iter().map(|name| name.as_string().unwrap().to_string()).collect();
+        assert_eq!(names, ["e00000", "e00001", "e00002", "e00003", "e00004"]);
     }
 
     #[test]
