@@ -72,12 +72,9 @@ offers := [offer |
 # Whether it is a gRPC request is in a header, which is not worth reading for each check.
 requests := [asked, object.union(asked, {"grpc_method": trim_prefix(path, "/")})]
 
-asked := object.union({"host": host, "method": method, "path": path}, source)
-
-# Entitlements may be for some addresses alone.
-source := {"source": input.attributes.source.address.socketAddress.address} if {
-	input.attributes.source.address.socketAddress.address
-} else := {}
+# The peer's address is not read either: entitlements that are for some addresses alone are not named here, and
+# `daypass explain` knows them.
+asked := {"host": host, "method": method, "path": path}
 
 # Where people ask: `request_url` of the configuration.
 link(name) := {"url": replace(data.daypass.config.request_url, "{entitlement}", urlquery.encode(name))} if {

@@ -118,17 +118,11 @@ test_the_hint_stays_where_there_is_nothing_to_ask_for if {
 	}
 }
 
-test_what_is_for_other_addresses_is_not_named if {
+test_what_is_for_some_addresses_alone_is_not_named if {
 	inside := object.union(entitlements["orders-read"], {"conditions": {"source_cidrs": ["10.0.0.0/8"]}})
-	every address, offers in {"10.1.2.3": ["orders-read"], "11.1.2.3": []} {
-		from := object.union(request("GET", "/db", {}), {"attributes": {"source": {"address": {"socketAddress": {"address": address}}}}})
-		decision := authz.allow with input as from
-			with data.daypass.entitlements as {"orders-read": inside}
-		[offer.entitlement | some offer in object.get(json.unmarshal(decision.body), "ask", [])] == offers
-	}
-	nowhere := authz.allow with input as request("GET", "/db", {})
+	decision := authz.allow with input as request("GET", "/db", {})
 		with data.daypass.entitlements as {"orders-read": inside}
-	not json.unmarshal(nowhere.body).ask
+	not json.unmarshal(decision.body).ask
 }
 
 test_a_few_are_named if {

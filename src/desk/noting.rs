@@ -78,7 +78,7 @@ impl Desk {
             let revisions = admission.entitlements().iter().take(MAX_REVISIONS);
             let now = Known {
                 revision: admission.revision().to_owned(),
-                entitlements: revisions.map(|one| (one.name.clone(), one.revision.clone())).collect(),
+                entitlements: revisions.map(|one| (one.name.clone(), one.digest())).collect(),
             };
             if now == before {
                 return Ok(Plan::nothing(()));
@@ -88,7 +88,8 @@ impl Desk {
             for (name, (from, to)) in differing(&before.entitlements, &now.entitlements).take(MAX_UPDATES) {
                 let mut event = Event::new(EventType::EntitlementUpdated, look.now);
                 event.entitlement = Some(name.clone());
-                event.revision = to.cloned();
+                event.revision =
+                    to.and_then(|_| admission.entitlements().get(name)).map(|one| one.revision.clone());
                 events.push(event.with("before", &from));
             }
             let value = write(&now)?;

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
+use regorus::Value;
 use regorus::value::Object;
-use regorus::{Rc, Value};
 
 use super::values::element;
 use super::{Builtin, Fault, Outcome, binary, kind_of, ternary, text};
