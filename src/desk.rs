@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use thiserror::Error;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::grant::GrantId;
@@ -107,6 +107,8 @@ pub struct Desk {
     turn: Semaphore,
     /// Lists ask policy about each row. One at a time, and with pauses: checks are decided on the same cores.
     reading: Semaphore,
+    /// Whether the policy in force is on record, or was tried to be.
+    has_noted: watch::Sender<bool>,
 }
 
 impl fmt::Debug for Desk {
@@ -123,7 +125,22 @@ impl Desk {
         admission: Arc<LiveAdmission>,
         limits: Limits,
     ) -> Self {
-        Self { store, replica, admission, limits, turn: Semaphore::new(1), reading: Semaphore::new(1) }
+        Self {
+            store,
+            replica,
+            admission,
+            limits,
+            turn: Semaphore::new(1),
+            reading: Semaphore::new(1),
+            has_noted: watch::Sender::new(false),
+        }
+    }
+
+    /// Returns when the policy in force is on record, or was tried to be: whoever tells others of what happens begins
+    /// after it.
+    pub async fn noted(&self) {
+        // The sender is in here too, so that it cannot be gone.
+        let _ = self.has_noted.subscribe().wait_for(|has_noted| *has_noted).await;
     }
 
     /// Does the part of a list that asks policy, when it is its turn, and then leaves the cores to others for as long as it

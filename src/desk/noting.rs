@@ -60,7 +60,9 @@ impl Desk {
         if noting.revision.as_ref() != Some(&revision) {
             // Once, whether or not it can be written.
             noting.revision = Some(revision);
-            self.note_policy().await?;
+            let noted = self.note_policy().await;
+            self.has_noted.send_replace(true);
+            noted?;
         }
         if noting.limited.is_none_or(|last| last.elapsed() >= LIMITED_PERIOD) {
             noting.limited = Some(Instant::now());

@@ -73,7 +73,13 @@ impl Office {
     ) -> Result<(), ServeError> {
         vital.spawn_endless(Arc::clone(&self.desk).keep_time());
         vital.spawn_endless(Arc::clone(&self.gate).follow());
-        self.webhooks.tasks().into_iter().for_each(|task| vital.spawn_endless(task));
+        for task in self.webhooks.tasks() {
+            let desk = Arc::clone(&self.desk);
+            vital.spawn_endless(async move {
+                desk.noted().await;
+                task.await
+            });
+        }
         if let Some(tls) = &self.tls {
             vital.spawn_endless(Arc::clone(tls).follow());
         }
@@ -81,7 +87,7 @@ impl Office {
         let api = Api::new(Arc::clone(&self.desk), explainer(Arc::clone(checker)));
         let mut services = api.services().add_service(health.clone());
         if config.reflection {
-            services = services.add_service(reflection());
+            services = services.add_service(reflection()).add_service(reflection_before());
         }
         let router = Rest::new()?.over(services).prepare().into_axum_router();
         let (tls, gate) = (self.tls.clone(), Arc::clone(&self.gate));
@@ -101,11 +107,24 @@ fn explainer(checker: Arc<Checker>) -> Explain {
 /// Reflection for clients such as grpcurl: our own API. Envoy's protos come without descriptors.
 pub fn reflection()
 -> tonic_reflection::server::v1::ServerReflectionServer<impl tonic_reflection::server::v1::ServerReflection> {
-    let builder = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-    match builder.build_v1() {
+    match descriptors().build_v1() {
         Ok(service) => service,
         Err(error) => unreachable!("descriptors that this build made itself: {error}"),
     }
+}
+
+/// The same as clients ask that know only the version before.
+fn reflection_before() -> tonic_reflection::server::v1alpha::ServerReflectionServer<
+    impl tonic_reflection::server::v1alpha::ServerReflection,
+> {
+    match descriptors().build_v1alpha() {
+        Ok(service) => service,
+        Err(error) => unreachable!("descriptors that this build made itself: {error}"),
+    }
+}
+
+fn descriptors() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }

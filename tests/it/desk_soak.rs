@@ -64,6 +64,8 @@ impl Instance {
 
     fn kill_and_restart(&mut self) {
         self.running.process.signal("-KILL");
+        // Its files are free again only when it is gone.
+        self.running.process.0.wait().unwrap();
         self.running = Self::run(&self.dir, &self.args);
     }
 

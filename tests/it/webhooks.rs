@@ -12,7 +12,7 @@ use daypass::store::journal::{GENESIS, chain};
 use tempfile::TempDir;
 
 use crate::support::daypass::{Daypass, binary, run, write_file};
-use crate::support::receiver::{Answer, Received, Receiver};
+use crate::support::receiver::{Answer, POLICY_EVENTS, Received, Receiver};
 use crate::support::redis::Redis;
 use crate::support::wait_for;
 
@@ -166,7 +166,7 @@ fn receivers_get_signed_events_in_order_that_they_can_verify() {
     for (index, one) in came.iter().enumerate() {
         let number = u64::try_from(index).unwrap() + 1;
         assert_eq!((one.number(), one.path.as_str()), (number, "/hook?x=1"));
-        assert_eq!(one.headers["x-daypass-delivery"], format!("audit-{number}"));
+        assert_eq!(one.headers["x-daypass-delivery"], format!("audit-{}", number + POLICY_EVENTS));
         assert_eq!(one.headers["content-type"], "application/json");
         assert_eq!(one.headers["authorization"], "Bearer abc");
         assert_eq!(one.headers["x-team"], "ops");
@@ -535,7 +535,7 @@ fn tls_and_its_authority() {
     let (_site, daypass) = site("embedded:memory", &(trusting + &wary));
     grant(&daypass, "a");
     let came = receiver.wait(1).remove(0);
-    assert_eq!(came.headers["x-daypass-delivery"], "trusting-1");
+    assert_eq!(came.headers["x-daypass-delivery"], format!("trusting-{}", 1 + POLICY_EVENTS));
     wait_for("the failure", || (outcome(&daypass, "wary", "failed") > 0).then_some(()));
 }
 

@@ -22,13 +22,17 @@ pub struct Received {
     pub status: u16,
 }
 
+/// That the policy was loaded, and one for each of its three entitlements: nobody is told of them.
+pub const POLICY_EVENTS: u64 = 4;
+
 impl Received {
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
 
+    /// Counted from the first event after those of the policy.
     pub fn number(&self) -> u64 {
-        self.json()["number"].as_u64().unwrap()
+        self.json()["number"].as_u64().unwrap() - POLICY_EVENTS
     }
 
     pub fn kind(&self) -> String {
