@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::changes::{parse, read};
 use super::grants::rows_of;
-use super::model::{Decision, Party, Registered, Request, Review, Standing, State};
+use super::model::{Decision, Kind, Party, Registered, Request, Review, Standing, State};
 use super::questions::{About, Action, Asking};
 use super::requests::Relation;
 use super::{Desk, DeskError};
@@ -81,8 +81,9 @@ impl Desk {
         page: (usize, &str),
         keep: impl Fn(&Request) -> bool,
     ) -> Result<Page<Request>, DeskError> {
-        let pick =
-            |asking: &Asking<'_>, request: &Request| Ok(keep(request) && sees_request(asking, request)?);
+        let pick = |asking: &Asking<'_>, request: &Request, _: Option<&Registered>| {
+            Ok(keep(request) && sees_request(asking, request)?)
+        };
         self.scan_requests(who, &Index::Requests, page, pick).await
     }
 
@@ -97,9 +98,11 @@ impl Desk {
         page: (usize, &str),
     ) -> Result<Page<Request>, DeskError> {
         let me = who.subject.to_string();
+        let sees =
+            |asking: &Asking<'_>, request: &Request, _: Option<&Registered>| sees_request(asking, request);
         match relation {
-            Relation::Mine => self.scan_requests(who, &Index::Of(me), page, sees_request).await,
-            Relation::Reviewed => self.scan_requests(who, &Index::ReviewedBy(me), page, sees_request).await,
+            Relation::Mine => self.scan_requests(who, &Index::Of(me), page, sees).await,
+            Relation::Reviewed => self.scan_requests(who, &Index::ReviewedBy(me), page, sees).await,
             Relation::CanReview => self.scan_requests(who, &Index::Pending, page, can_review).await,
         }
     }
@@ -109,7 +112,7 @@ impl Desk {
         who: &Identity,
         index: &Index,
         (size, token): (usize, &str),
-        pick: impl Fn(&Asking<'_>, &Request) -> Result<bool, DeskError>,
+        pick: impl Fn(&Asking<'_>, &Request, Option<&Registered>) -> Result<bool, DeskError>,
     ) -> Result<Page<Request>, DeskError> {
         let mut before = place(token)?;
         let mut items = Vec::new();
@@ -119,15 +122,25 @@ impl Desk {
             let rows: Vec<Row> = places.iter().map(|(_, id)| Row::new(Table::Requests, id.clone())).collect();
             let look = self.store.look(&rows).await?;
             let is_last = places.len() < BATCH;
+            let requests: Vec<Option<Request>> = look
+                .values
+                .iter()
+                // One that was kept for its time is gone.
+                .map(|text| text.as_deref().map(parse::<Request>).transpose())
+                .collect::<Result<_, _>>()?;
+            let extended = self.extended_by(&requests).await?;
             let looked_at = self.picking(|| {
                 let admission = self.admission.current();
                 let asking = self.asking(&admission, Some(who), look.now);
-                for (at, text) in look.values.iter().enumerate() {
-                    // It was kept for its time, and is gone.
-                    if let Some(text) = text {
-                        let request = shown(parse(text)?, look.now);
-                        if pick(&asking, &request)? {
-                            items.push(request);
+                for (at, request) in requests.into_iter().enumerate() {
+                    if let Some(request) = request {
+                        let request = shown(request, look.now);
+                        let grant = request.grant.as_ref().and_then(|id| extended.get(id));
+                        match pick(&asking, &request, grant) {
+                            Ok(true) => items.push(request),
+                            // Logged where it happened; one that policy fails on hides no other.
+                            Ok(false) | Err(DeskError::Admission(_)) => {}
+                            Err(error) => return Err(error),
                         }
                     }
                     if items.len() >= size {
@@ -147,6 +160,17 @@ impl Desk {
                 return Ok(Page { items, next: before.map(|(at, id)| format!("{at}.{id}")) });
             }
         }
+    }
+
+    /// The grants that requests for more time are for: policy looks at both.
+    async fn extended_by(
+        &self,
+        requests: &[Option<Request>],
+    ) -> Result<BTreeMap<String, Registered>, DeskError> {
+        let extensions = requests.iter().flatten().filter(|request| request.kind == Kind::Extension);
+        let ids: Vec<String> = extensions.filter_map(|request| request.grant.clone()).collect();
+        let grants = self.registered(ids.into_iter()).await?;
+        Ok(grants.into_iter().map(|grant| (grant.id.clone(), grant)).collect())
     }
 
     /// # Errors
@@ -381,7 +405,7 @@ fn sees_grant(asking: &Asking<'_>, grant: &Registered) -> Result<bool, DeskError
 }
 
 /// Whether the caller's approval would be taken.
-fn can_review(asking: &Asking<'_>, request: &Request) -> Result<bool, DeskError> {
+fn can_review(asking: &Asking<'_>, request: &Request, grant: Option<&Registered>) -> Result<bool, DeskError> {
     let (Some(who), State::Pending) = (asking.who, request.state) else { return Ok(false) };
     if request.reviews.iter().any(|review| review.reviewer.name == who.subject.as_str()) {
         return Ok(false);
@@ -397,7 +421,7 @@ fn can_review(asking: &Asking<'_>, request: &Request) -> Result<bool, DeskError>
         time: asking.now,
         duration: None,
     });
-    let about = About { entitlement: Some(entitlement), request: Some(&request), ..About::default() };
+    let about = About { entitlement: Some(entitlement), request: Some(&request), grant, ..About::default() };
     asking.allows(Action::RequestApprove, about)
 }
 
