@@ -291,11 +291,12 @@ impl Keeper {
     }
 
     fn swap(&self, Loaded { rules, admission }: Loaded) {
-        self.metrics.count_policy_load(true);
-        self.report.loaded(&rules.revision);
-        tracing::info!(revision = %rules.revision, "a changed policy is in force");
-        let generation = rules.policy.generation();
+        let (generation, revision) = (rules.policy.generation(), Arc::clone(&rules.revision));
         let before = (self.live.rules.replace(rules), self.live.admission.replace(admission));
+        // Only now: who reads that it is in force must not get an answer of the one before.
+        self.metrics.count_policy_load(true);
+        self.report.loaded(&revision);
+        tracing::info!(%revision, "a changed policy is in force");
         self.turn.send_replace(Turn::Install);
         let turn = self.turn.clone();
         tokio::spawn(async move {
