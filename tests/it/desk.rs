@@ -54,6 +54,7 @@ cases! {
     a_repeated_call_makes_one_request;
     what_an_entitlement_gives_is_what_was_asked_for;
     a_lock_stops_the_desk_too;
+    the_approval_of_somebody_who_is_locked_by_now_does_not_count;
     what_a_stranger_may_not_see_is_not_found;
     an_emergency_is_short_and_flagged;
     only_holders_give_back_and_only_some_revoke;
@@ -400,6 +401,26 @@ async fn a_lock_stops_the_desk_too(redis: Option<&Redis>) {
     }
     assert_eq!(room.approve(&bob(), &request.id).await.unwrap().state, State::Approved);
     assert_eq!(room.history(&lock.id).await, ["lock.created", "lock.deleted"]);
+}
+
+async fn the_approval_of_somebody_who_is_locked_by_now_does_not_count(redis: Option<&Redis>) {
+    let room = Room::with(redis, json!({"e": entitlement(&json!({"approvals": 2}))}));
+    room.wait_for_replica();
+    let request = room.ask(&alice()).await;
+    assert_eq!(room.approve(&bob(), &request.id).await.unwrap().state, State::Pending);
+    let target = Target::Principal("user:bob".parse().unwrap());
+    room.desk.lock(&admin(), None, &target, "lost laptop", MINUTE).await.unwrap();
+    for _ in 0..200 {
+        if room.replica.lock_count() == 1 {
+            break;
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(room.approve(&carol(), &request.id).await.unwrap().state, State::Pending);
+    let dave = person("user:dave", &["leads"]);
+    let approved = room.approve(&dave, &request.id).await.unwrap();
+    let grant = room.desk.grant(&alice(), &approved.grant.unwrap()).await.unwrap().grant;
+    assert_eq!(grant.record.approved_by.to_vec(), ["user:carol", "user:dave"]);
 }
 
 async fn what_a_stranger_may_not_see_is_not_found(redis: Option<&Redis>) {
