@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::support::daypass::{Daypass, http_get};
+use crate::support::envoy::{self, Envoy, port};
 use crate::support::{Process, free_port, tool, wait_for};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -59,44 +60,23 @@ fn ticking_upstream() -> u16 {
     port
 }
 
-struct Envoy {
-    _process: Process,
-    ingress: String,
+struct Demo {
+    envoy: Envoy,
     token: String,
 }
 
-/// Envoy with the configuration of the repository and this test's ports and keys.
-fn start_envoy(dir: &Path, check: &str, upstream: u16) -> Option<Envoy> {
-    let (envoy, python) = (tool("envoy")?, tool("python3")?);
-    let token = Command::new(python)
-        .arg(Path::new(ROOT).join("envoy/demo/demo_token.py"))
-        .args(["alice", "--keys"])
-        .arg(dir)
-        .output()
-        .unwrap();
-    let token = String::from_utf8(token.stdout).unwrap().trim().to_owned();
-    let (ingress, admin) = (free_port(), free_port());
-    let config = std::fs::read_to_string(Path::new(ROOT).join("envoy/envoy.yaml"))
-        .unwrap()
-        .replace("port_value: 9901", &format!("port_value: {admin}"))
-        .replace("port_value: 10000", &format!("port_value: {ingress}"))
-        .replace("port_value: 9191", &format!("port_value: {}", check.rsplit(':').next().unwrap()))
-        .replace("port_value: 8080", &format!("port_value: {upstream}"))
-        .replace("filename: envoy/keys/jwks.json", &format!("filename: {}", dir.join("jwks.json").display()));
-    let path = dir.join("envoy.yaml");
-    std::fs::write(&path, config).unwrap();
-    let mut command = Command::new(envoy);
-    command.arg("-c").arg(path).args(["--use-dynamic-base-id", "--concurrency", "1", "-l", "error"]);
-    let process = Process::spawn(command.stdout(Stdio::null()).stderr(Stdio::null()));
-    let ingress = format!("127.0.0.1:{ingress}");
-    wait_for("envoy", || TcpStream::connect(&ingress).ok());
-    Some(Envoy { _process: process, ingress, token })
+/// Envoy with the configuration of the README.
+fn start_envoy(dir: &Path, check: &str, upstream: u16) -> Option<Demo> {
+    let token = envoy::token(dir, "alice")?;
+    let changes = [("port_value: 9191", port(check)), ("port_value: 8080", port(&upstream.to_string()))];
+    let changes = changes.each_ref().map(|(from, to)| (*from, to.as_str()));
+    Some(Demo { envoy: Envoy::start("envoy.yaml", dir, &changes)?, token })
 }
 
-impl Envoy {
+impl Demo {
     /// Everything that comes back on one connection, and how long it took to end.
     fn get(&self, path: &str) -> (String, Duration) {
-        let mut stream = TcpStream::connect(&self.ingress).unwrap();
+        let mut stream = TcpStream::connect(&self.envoy.ingress).unwrap();
         let token = &self.token;
         write!(stream, "GET {path} HTTP/1.1\r\nhost: orders.svc\r\nauthorization: Bearer {token}\r\n\r\n")
             .unwrap();

@@ -5,6 +5,7 @@ pub mod bundle_server;
 pub mod checker;
 pub mod daypass;
 pub mod desk;
+pub mod envoy;
 pub mod fake_api;
 pub mod journal;
 pub mod people;
