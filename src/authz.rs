@@ -4,6 +4,7 @@
 //! is not ours to trust, so whatever goes wrong is answered as a denial with its reason.
 
 mod body;
+mod deadline;
 mod explain;
 mod go;
 mod guard;
@@ -19,6 +20,7 @@ mod rules;
 mod settle;
 mod standing;
 mod uses;
+pub mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -39,19 +41,21 @@ use crate::principal::Caller;
 use crate::replica::{Freshness, Lookup, Replica};
 use crate::store::{Limited, Store, Use};
 
+pub use deadline::StreamLimits;
 pub use explain::{Explanation, explain};
 pub use guard::GuardedService;
 pub use identity::IdentitySource;
 pub use json::{CheckJsonError, check_request};
 pub use request::BodyParsing;
-pub use response::StreamLimits;
 pub use rules::{LiveRules, Rules};
 pub use uses::RequestIds;
+pub use watch::Streams;
 
 use request::Parsed;
 use response::Contract;
 use settle::{Known, Obstacles, Settled};
 use uses::{Next, Spent};
+use watch::{Admitted, Footing};
 
 /// Whether denials are only reported (`--dry-run`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +75,8 @@ pub struct Config {
     /// For a changed grant to be read again, within `check_timeout`.
     pub settle_timeout: Duration,
     pub max_concurrent_checks: usize,
+    /// Live streams that are watched over at once. Those beyond are not, and end with their deadline.
+    pub max_watched_streams: usize,
     pub request_ids: RequestIds,
 }
 
@@ -84,12 +90,14 @@ pub struct Checker {
     pub log: Option<DecisionLog>,
     pub clock: Clock,
     pub in_flight: AtomicUsize,
+    pub streams: Streams,
 }
 
 /// What an answer is rendered from, and the log is told.
 struct Answer {
     decision: Decision,
     caller: Caller,
+    footing: Footing,
     /// For OPA-Envoy's form of a 400.
     bad_request: Option<String>,
     /// What went wrong inside, for the operator.
@@ -119,25 +127,58 @@ struct Weighed {
     limited: Vec<Limited>,
     error: Option<String>,
     active: Vec<Arc<Grant>>,
+    stands_alone: bool,
 }
 
 impl Weighed {
     fn denied(decision: Decision) -> Self {
-        Self { decision, limited: Vec::new(), error: None, active: Vec::new() }
+        Self { decision, limited: Vec::new(), error: None, active: Vec::new(), stands_alone: false }
+    }
+
+    fn footing(&self) -> Footing {
+        let named = self.decision.basis().map(|basis| basis.grants.as_slice()).unwrap_or_default();
+        let is_named = |grant: &&Arc<Grant>| named.iter().any(|id| id == grant.id.as_str());
+        let grants = self.active.iter().filter(is_named).cloned().collect();
+        Footing { grants, stands_alone: self.stands_alone }
     }
 }
 
 impl Answer {
     fn new(decision: Decision) -> Self {
-        Self { decision, caller: Caller::default(), bad_request: None, error: None }
+        Self {
+            decision,
+            caller: Caller::default(),
+            footing: Footing::default(),
+            bad_request: None,
+            error: None,
+        }
     }
 }
 
 impl Checker {
     /// One check, from message to message.
     pub async fn check(&self, request: &CheckRequest) -> CheckResponse {
+        self.respond(uuid::Uuid::new_v4(), request).await.0
+    }
+
+    /// The same for a request that may become a stream: what was allowed is kept for its watch.
+    async fn admit(&self, request: CheckRequest) -> CheckResponse {
+        let decision = uuid::Uuid::new_v4();
+        let (response, admission) = self.respond(decision, &request).await;
+        if let Some((caller, footing, revision)) = admission {
+            self.streams.recent.put(Admitted { decision, request, caller, footing, revision });
+        }
+        response
+    }
+
+    /// The answer, and if it is an allow and anybody watches, what it rests on.
+    async fn respond(
+        &self,
+        id: uuid::Uuid,
+        request: &CheckRequest,
+    ) -> (CheckResponse, Option<(Caller, Footing, Arc<str>)>) {
         let observer = self.metrics.observe_check();
-        let id = uuid::Uuid::new_v4().hyphenated().to_string();
+        let id = id.hyphenated().to_string();
         // One set of rules from here to the answer, whatever is swapped in meanwhile.
         let rules = self.rules.current();
         let mut answer = match InFlight::enter(&self.in_flight, self.config.max_concurrent_checks) {
@@ -154,19 +195,28 @@ impl Checker {
             tracing::warn!(decision_id = id, reason = answer.decision.reason_code(), "{error}");
         }
         observer.end(&answer.decision);
-        let context = self.context(&rules, &id);
-        match &answer.bad_request {
-            Some(message) => response::render_bad_request(answer.decision, message, context),
-            None => response::render(answer.decision, context),
-        }
+        let context = self.context(&rules, &id, deadline::grpc_timeout(request));
+        let Answer { decision, caller, footing, bad_request, .. } = answer;
+        let is_kept = decision.is_allow() && self.streams.recent.is_wanted();
+        let admission = is_kept.then(|| (caller, footing, Arc::clone(&rules.revision)));
+        let response = match &bad_request {
+            Some(message) => response::render_bad_request(decision, message, context),
+            None => response::render(decision, context),
+        };
+        (response, admission)
     }
 
-    fn context<'a>(&self, rules: &Rules, decision_id: &'a str) -> response::Context<'a> {
+    fn context<'a>(
+        &self,
+        rules: &Rules,
+        decision_id: &'a str,
+        caller_waits: Option<Duration>,
+    ) -> response::Context<'a> {
         let contract = match rules.policy.grants_key() {
             GrantsKey::Binding => Contract::Daypass,
             GrantsKey::Foreign => Contract::OpaEnvoy,
         };
-        response::Context { decision_id, limits: self.config.stream, contract }
+        response::Context { decision_id, limits: self.config.stream, caller_waits, contract }
     }
 
     /// For a message that could not be decoded, or was too large: counted and answered, whoever sent it.
@@ -176,7 +226,7 @@ impl Checker {
         let id = uuid::Uuid::new_v4().hyphenated().to_string();
         tracing::warn!(decision_id = id, reason = decision.reason_code(), "not a check: {error}");
         observer.end(&decision);
-        response::render(decision, self.context(&self.rules.current(), &id))
+        response::render(decision, self.context(&self.rules.current(), &id, None))
     }
 
     /// Parse, identify, look up, evaluate, settle, consume. Where a use-limited grant turns out to be of no use, the
@@ -205,9 +255,11 @@ impl Checker {
             let began = self.clock.now();
             let course = Course { rules, caller: &caller, began, settle_by, measure: Measure::Yes };
             let weighed = self.weigh(&course, parsed, &spent).await;
-            let Weighed { decision, limited, error, active } = weighed;
+            let footing = weighed.footing();
+            let Weighed { decision, limited, error, active, .. } = weighed;
             if limited.is_empty() {
-                return Answer { decision: spent.explain(decision), caller, bad_request: None, error };
+                let decision = spent.explain(decision);
+                return Answer { decision, caller, footing, bad_request: None, error };
             }
             let check = uses::check_key(request, id, self.config.request_ids);
             let decision = match self.take_uses(limited, &check, observer).await {
@@ -221,7 +273,7 @@ impl Checker {
                 },
                 Err(reason) => Decision::deny(reason),
             };
-            return Answer { decision, caller, bad_request: None, error: None };
+            return Answer { decision, caller, footing, bad_request: None, error: None };
         }
     }
 
@@ -248,8 +300,8 @@ impl Checker {
             Obstacles { on_everything: on_everything.as_deref(), on_covering: on_covering.as_deref() };
         let (settled, error) = self.decide(course, parsed, &active, freshness, locks);
         let settled = self.unless_locked(course, settled, &active).await;
-        let Settled { decision, limited, .. } = settled;
-        Weighed { decision, limited, error, active }
+        let Settled { decision, limited, stands_alone } = settled;
+        Weighed { decision, limited, error, active, stands_alone }
     }
 
     /// None if the replica may not be used: then policy sees no grants, and only what rests on none can pass.
@@ -413,6 +465,6 @@ struct AuthorizationService(Arc<Checker>);
 #[tonic::async_trait]
 impl Authorization for AuthorizationService {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
-        Ok(Response::new(self.0.check(request.get_ref()).await))
+        Ok(Response::new(self.0.admit(request.into_inner()).await))
     }
 }

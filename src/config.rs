@@ -185,6 +185,8 @@ const DEFAULT_EVALUATION_TIMEOUT: Duration = Duration::from_millis(50);
 const DEFAULT_SETTLE_TIMEOUT: Duration = Duration::from_millis(100);
 /// Envoy's default circuit breaker lets 1024 requests through to a cluster at once.
 const DEFAULT_MAX_CONCURRENT_CHECKS: usize = 1024;
+/// At up to 20 KiB each, as much as the grants may take.
+const DEFAULT_MAX_WATCHED_STREAMS: usize = 20_000;
 /// As OPA-Envoy's `grpc-max-recv-msg-size`.
 const DEFAULT_MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 const DEFAULT_MAX_GRANT_TTL: Duration = Duration::from_secs(24 * 3600);
@@ -344,6 +346,7 @@ fn authz_config(
         check_timeout,
         settle_timeout,
         max_concurrent_checks: file.max_concurrent_checks.unwrap_or(DEFAULT_MAX_CONCURRENT_CHECKS),
+        max_watched_streams: file.max_watched_streams.unwrap_or(DEFAULT_MAX_WATCHED_STREAMS),
         request_ids: if file.trust_request_id == Some(true) {
             RequestIds::Trusted
         } else {

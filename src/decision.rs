@@ -63,10 +63,12 @@ pub enum DenyReason {
     Overloaded,
     /// The check's own time budget ran out.
     Timeout,
+    /// Policy changed under a live stream that cannot be decided again as it stands. Whoever still may comes back.
+    PolicyChanged,
 }
 
 impl DenyReason {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::NoGrant,
         Self::NotCovered,
         Self::Locked,
@@ -83,6 +85,7 @@ impl DenyReason {
         Self::IdentityConflict,
         Self::Overloaded,
         Self::Timeout,
+        Self::PolicyChanged,
     ];
 
     #[must_use]
@@ -104,6 +107,7 @@ impl DenyReason {
             Self::IdentityConflict => "identity_conflict",
             Self::Overloaded => "overloaded",
             Self::Timeout => "timeout",
+            Self::PolicyChanged => "policy_changed",
         }
     }
 
@@ -120,7 +124,12 @@ impl DenyReason {
             | Self::GrantEnding
             | Self::PolicyDenied
             | Self::IdentityConflict => 403,
-            Self::Stale | Self::GrantChanged | Self::TooManyGrants | Self::Overloaded | Self::Timeout => 503,
+            Self::Stale
+            | Self::GrantChanged
+            | Self::TooManyGrants
+            | Self::Overloaded
+            | Self::Timeout
+            | Self::PolicyChanged => 503,
             Self::PolicyError => 500,
             Self::BadRequest => 400,
         }
@@ -146,6 +155,7 @@ impl DenyReason {
             Self::IdentityConflict => "the request names more than one caller",
             Self::Overloaded => "too many requests at once; try again",
             Self::Timeout => "the decision took too long; try again",
+            Self::PolicyChanged => "the policy has changed; try again",
         }
     }
 
@@ -212,6 +222,7 @@ pub struct Basis {
     pub remaining: Duration,
 }
 
+#[expect(clippy::large_enum_variant, reason = "one a check, moved a few times; allows are what is frequent")]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
     Allow {
@@ -219,6 +230,8 @@ pub enum Verdict {
         /// `None` where policy said a bare `true`, which OPA-Envoy answers without an `OkHttpResponse`.
         mutations: Option<Mutations>,
         basis: Option<Basis>,
+        /// Longest stream that policy wants to allow by it.
+        lease: Option<Duration>,
     },
     Deny {
         reason: DenyReason,
@@ -277,6 +290,15 @@ impl Decision {
         }
     }
 
+    /// None of an allow.
+    #[must_use]
+    pub fn deny_reason(&self) -> Option<DenyReason> {
+        match &self.verdict {
+            Verdict::Allow { .. } => None,
+            Verdict::Deny { reason, .. } => Some(*reason),
+        }
+    }
+
     #[must_use]
     pub fn basis(&self) -> Option<&Basis> {
         match &self.verdict {
@@ -307,6 +329,7 @@ impl Decision {
                     reason: AllowReason::DryRun(reason),
                     mutations: Some(Mutations::default()),
                     basis: None,
+                    lease: None,
                 };
                 Self { verdict, ..self }
             }

@@ -26,6 +26,7 @@ pub struct Metrics {
     cancelled: IntCounter,
     refused: IntCounterVec,
     locks: LockMetrics,
+    streams: StreamMetrics,
     policy_loads: IntCounterVec,
     decision_log_lost: IntCounter,
     resyncs: IntCounter,
@@ -126,6 +127,73 @@ impl LockMetrics {
     }
 }
 
+/// Why a live stream that Envoy wants watched is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unwatched {
+    /// The metadata of ext_authz did not come with it: not forwarded, or ext_authz is off on that route.
+    NoDecision,
+    /// It rests on a grant that this instance does not hold.
+    UnknownGrant,
+    TooMany,
+    DryRun,
+    Stopping,
+}
+
+impl Unwatched {
+    const ALL: [Self; 5] =
+        [Self::NoDecision, Self::UnknownGrant, Self::TooMany, Self::DryRun, Self::Stopping];
+
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::NoDecision => "no_decision",
+            Self::UnknownGrant => "unknown_grant",
+            Self::TooMany => "too_many",
+            Self::DryRun => "dry_run",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+#[derive(Debug)]
+struct StreamMetrics {
+    live: IntGauge,
+    ended: IntCounterVec,
+    unwatched: IntCounterVec,
+}
+
+impl StreamMetrics {
+    fn new() -> Result<Self, prometheus::Error> {
+        let ended = Opts::new(
+            "daypass_streams_ended_total",
+            "Watched streams that ended: by us, with the reason, or by themselves (`closed`).",
+        );
+        let unwatched = Opts::new(
+            "daypass_streams_unwatched_total",
+            "Streams that Envoy asked to be watched and that are not, by reason; they end with their deadline.",
+        );
+        Ok(Self {
+            live: IntGauge::new("daypass_streams_live", "Live streams that are watched.")?,
+            ended: IntCounterVec::new(ended, &["reason"])?,
+            unwatched: IntCounterVec::new(unwatched, &["reason"])?,
+        })
+    }
+
+    fn families(&self) -> [Box<dyn Collector>; 3] {
+        [Box::new(self.live.clone()), Box::new(self.ended.clone()), Box::new(self.unwatched.clone())]
+    }
+
+    fn begin_series(&self) {
+        let endings = [DenyReason::GrantRevoked, DenyReason::GrantExpired, DenyReason::Locked];
+        for reason in endings.map(DenyReason::code).into_iter().chain(["closed"]) {
+            self.ended.with_label_values(&[reason]);
+        }
+        for why in Unwatched::ALL {
+            self.unwatched.with_label_values(&[why.code()]);
+        }
+    }
+}
+
 impl Metrics {
     /// # Errors
     /// Two families with one name: a mistake in this file.
@@ -161,6 +229,7 @@ impl Metrics {
                 &["reason"],
             )?,
             locks: LockMetrics::new()?,
+            streams: StreamMetrics::new()?,
             policy_loads: counters("daypass_policy_loads_total", "Policy loads, by result.", &["result"])?,
             decision_log_lost: counter(
                 "daypass_decision_log_lost_total",
@@ -222,6 +291,7 @@ impl Metrics {
             Box::new(prometheus::process_collector::ProcessCollector::for_self()),
         ];
         let groups = metrics.bundles.families().into_iter().chain(metrics.locks.families());
+        let groups = groups.chain(metrics.streams.families());
         for family in families.into_iter().chain(groups).chain(metrics.webhooks.families()) {
             metrics.registry.register(family)?;
         }
@@ -231,6 +301,7 @@ impl Metrics {
 
     /// A series that appears only with its first event cannot be alerted on.
     fn begin_series(&self) {
+        self.streams.begin_series();
         for refusal in Refusal::ALL {
             self.refused.with_label_values(&[refusal.code()]);
             self.locks.unreadable.with_label_values(&[refusal.code()]);
@@ -256,6 +327,18 @@ impl Metrics {
 
     pub fn count_unreadable_lock(&self, refusal: Refusal) {
         self.locks.unreadable.with_label_values(&[refusal.code()]).inc();
+    }
+
+    pub fn set_streams_live(&self, live: usize) {
+        self.streams.live.set(i64::try_from(live).unwrap_or(i64::MAX));
+    }
+
+    pub fn count_stream_end(&self, reason: &str) {
+        self.streams.ended.with_label_values(&[reason]).inc();
+    }
+
+    pub fn count_unwatched(&self, why: Unwatched) {
+        self.streams.unwatched.with_label_values(&[why.code()]).inc();
     }
 
     pub fn count_policy_load(&self, succeeded: bool) {

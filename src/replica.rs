@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, broadcast};
 
 use crate::clock::{BootTime, Now};
 use crate::grant::{Grant, GrantId};
@@ -96,6 +96,18 @@ pub enum Lookup {
     TooMany,
 }
 
+/// Something that live streams may rest on has changed, and can be looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    Grant(GrantId),
+    Locks,
+    /// All grants are forgotten, and will be read again.
+    Everything,
+}
+
+/// Changes that somebody may be behind. Whoever is further behind looks at everything.
+const CHANGES_HELD: usize = 1024;
+
 #[derive(Debug)]
 pub struct Replica {
     /// A plain lock: readers hold it for a lookup of a few entries, writers for one change, nobody across an await.
@@ -107,6 +119,7 @@ pub struct Replica {
     staleness: Staleness,
     limits: Limits,
     settled: Notify,
+    changes: broadcast::Sender<Change>,
     /// Why the store cannot be followed at the moment, for people. Never asked by a decision.
     trouble: Mutex<Option<Arc<str>>>,
 }
@@ -147,6 +160,7 @@ impl Replica {
             staleness,
             limits,
             settled: Notify::new(),
+            changes: broadcast::Sender::new(CHANGES_HELD),
             trouble: Mutex::default(),
         }
     }
@@ -156,6 +170,7 @@ impl Replica {
     /// # Errors
     /// The replica is full. What had the id is gone then, so the error errs on the side of a denial.
     pub fn insert(&self, grant: Grant) -> Result<(), ReplicaFull> {
+        let change = Change::Grant(grant.id.clone());
         let inserted = {
             let mut index = self.write();
             index.remove(grant.id.as_str());
@@ -166,14 +181,17 @@ impl Replica {
                 Err(ReplicaFull::Grants(self.limits.grants))
             }
         };
-        self.settled.notify_waiters();
+        self.tell(change);
         inserted
     }
 
     /// What was removed.
     pub fn remove(&self, id: &str) -> Option<Arc<Grant>> {
         let removed = self.write().remove(id);
-        self.settled.notify_waiters();
+        match &removed {
+            Some(grant) => self.tell(Change::Grant(grant.id.clone())),
+            None => self.settled.notify_waiters(),
+        }
         removed
     }
 
@@ -192,8 +210,20 @@ impl Replica {
         let pass = index.pass;
         let before = std::mem::replace(&mut *index, Index { pass, ..Index::default() });
         drop(index);
-        self.settled.notify_waiters();
+        self.tell(Change::Everything);
         before.by_id.into_values().map(|place| place.grant).collect()
+    }
+
+    /// What changes from now on, after it has. A grant that ends by itself does not.
+    #[must_use]
+    pub fn changes(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+
+    fn tell(&self, change: Change) {
+        self.settled.notify_waiters();
+        // An error means that nobody wants to know.
+        let _ = self.changes.send(change);
     }
 
     /// Begins a complete pass over the store.

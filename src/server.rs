@@ -33,7 +33,7 @@ use crate::api::Place;
 use crate::api::rest::ContractError;
 use crate::api::tokens::TokensError;
 use crate::audit::{DecisionLog, OpenError};
-use crate::authz::{Checker, LiveRules};
+use crate::authz::{Checker, LiveRules, Streams};
 use crate::bundle::Bundles;
 use crate::clock::Clock;
 use crate::config::{Config, StoreConfig};
@@ -251,6 +251,7 @@ impl Parts {
             log,
             clock: Clock::System,
             in_flight: AtomicUsize::new(0),
+            streams: Streams::default(),
         });
         let office = Office::open(config, &checker, &admission)?;
         Ok(Self { checker, admission, store, office, readiness, log_writer, seen })

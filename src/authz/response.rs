@@ -15,25 +15,12 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{BoolValue, ListValue, Struct, Value};
 use envoy_types::pb::google::rpc::Status;
 
-use crate::decision::{AllowReason, Basis, Decision, DeniedHttp, DenyReason, Json, Mutations, Verdict};
+use super::deadline::{self, StreamLimits, Term};
+use crate::decision::{AllowReason, Decision, DeniedHttp, DenyReason, Json, Mutations, Verdict};
 
 /// `google.rpc.Code`. Anything but 0 denies.
 const OK: i32 = 0;
 const PERMISSION_DENIED: i32 = 7;
-
-/// Ends the stream when the grant ends: HTTP, SSE, WebSocket, gRPC and CONNECT alike. Envoy takes it off the request.
-const STREAM_DURATION: &str = "x-envoy-upstream-stream-duration-ms";
-/// The deadline starts anew with each retry, so near its end a retry would outlive the grant.
-const MAX_RETRIES: &str = "x-envoy-max-retries";
-
-/// How allows that rest on grants are limited.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StreamLimits {
-    /// Longest stream before its request must be decided anew, whatever the grant still has.
-    pub lease: Option<Duration>,
-    /// With less than this left, upstream retries are switched off.
-    pub retry_horizon: Duration,
-}
 
 /// Whose contract an answer keeps where the two differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +37,8 @@ pub enum Contract {
 pub struct Context<'a> {
     pub decision_id: &'a str,
     pub limits: StreamLimits,
+    /// What the caller of a gRPC method said.
+    pub caller_waits: Option<Duration>,
     pub contract: Contract,
 }
 
@@ -57,7 +46,10 @@ pub struct Context<'a> {
 pub fn render(decision: Decision, context: Context<'_>) -> CheckResponse {
     let metadata = metadata(&decision, context);
     let (code, http_response) = match decision.verdict {
-        Verdict::Allow { mutations, basis, .. } => (OK, ok(mutations, basis.as_ref(), context.limits)),
+        Verdict::Allow { mutations, basis, lease, .. } => {
+            let term = Term::of(basis.as_ref(), lease, context.limits);
+            (OK, ok(mutations, term.map(|term| term.headers(context.caller_waits))))
+        }
         Verdict::Deny { http, .. } => {
             (PERMISSION_DENIED, http.map(|http| HttpResponse::DeniedResponse(denied(http))))
         }
@@ -79,25 +71,19 @@ pub fn render_bad_request(decision: Decision, message: &str, context: Context<'_
     response
 }
 
-fn ok(mutations: Option<Mutations>, basis: Option<&Basis>, limits: StreamLimits) -> Option<HttpResponse> {
-    if mutations.is_none() && basis.is_none() {
+fn ok(mutations: Option<Mutations>, limiting: Option<Vec<(&str, String)>>) -> Option<HttpResponse> {
+    if mutations.is_none() && limiting.is_none() {
         return None;
     }
+    let is_limited = limiting.is_some();
     let mutations = mutations.unwrap_or_default();
     // Ours come last: of two entries for one name Envoy takes the last, so policy cannot lengthen the deadline.
     let mut headers: Vec<_> =
         mutations.headers.into_iter().map(|(name, value)| overwrite(name, value)).collect();
-    if let Some(basis) = basis {
-        let left = limits.lease.map_or(basis.remaining, |lease| lease.min(basis.remaining));
-        headers.push(overwrite(STREAM_DURATION.to_owned(), millis_rounded_up(left).to_string()));
-        if basis.remaining < limits.retry_horizon {
-            headers.push(overwrite(MAX_RETRIES.to_owned(), "0".to_owned()));
-        }
-    }
-    let is_ours =
-        |name: &str| [STREAM_DURATION, MAX_RETRIES].iter().any(|own| own.eq_ignore_ascii_case(name));
+    let limiting = limiting.unwrap_or_default().into_iter();
+    headers.extend(limiting.map(|(name, value)| overwrite(name.to_owned(), value)));
     let mut headers_to_remove = mutations.headers_to_remove;
-    headers_to_remove.retain(|name| basis.is_none() || !is_ours(name));
+    headers_to_remove.retain(|name| !is_limited || !deadline::is_ours(name));
     #[expect(deprecated, reason = "the message has a deprecated field, which stays empty")]
     let response = OkHttpResponse {
         headers,
@@ -121,11 +107,6 @@ fn denied(http: DeniedHttp) -> DeniedHttpResponse {
         headers: as_policy_said(headers),
         body,
     }
-}
-
-/// Never 0, which would mean no limit at all.
-fn millis_rounded_up(left: Duration) -> u128 {
-    left.as_nanos().div_ceil(1_000_000).max(1)
 }
 
 /// Envoy 1.40 looks only at the deprecated `append`, later ones only at `append_action`; both say "replace".
@@ -243,16 +224,18 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
+    use crate::decision::Basis;
 
     fn limits(lease: Option<u64>) -> StreamLimits {
         StreamLimits { lease: lease.map(Duration::from_secs), retry_horizon: Duration::from_secs(60) }
     }
 
     fn context(limits: StreamLimits) -> Context<'static> {
-        Context { decision_id: "d", limits, contract: Contract::Daypass }
+        Context { decision_id: "d", limits, caller_waits: None, contract: Contract::Daypass }
     }
 
-    fn headers(remaining: Duration, lease: Option<u64>) -> Vec<(String, String)> {
+    #[test]
+    fn policy_neither_lengthens_the_deadline_nor_forges_the_grant() {
         let basis = Basis {
             grants: vec!["g".into()],
             request: None,
@@ -260,31 +243,22 @@ mod tests {
             ticket: None,
             break_glass: false,
             expires_at: Timestamp::UNIX_EPOCH,
-            remaining,
+            remaining: Duration::from_secs(90),
         };
-        let mutations =
-            Mutations { headers: vec![(STREAM_DURATION.into(), "999999999".into())], ..Mutations::default() };
-        let verdict =
-            Verdict::Allow { reason: AllowReason::Grant, mutations: Some(mutations), basis: Some(basis) };
-        let decision = Decision {
-            verdict,
-            metadata: vec![("grant".into(), Json::String("forged".into()))],
-            barrier: None,
+        let mutations = Mutations {
+            headers: vec![("x-envoy-upstream-stream-duration-ms".into(), "999999999".into())],
+            headers_to_remove: vec!["X-Envoy-Upstream-Stream-Duration-Ms".into(), "x-other".into()],
+            ..Mutations::default()
         };
-        let response = render(decision, context(limits(lease)));
+        let reason = AllowReason::Grant;
+        let verdict = Verdict::Allow { reason, mutations: Some(mutations), basis: Some(basis), lease: None };
+        let metadata = vec![("grant".into(), Json::String("forged".into()))];
+        let response = render(Decision { verdict, metadata, barrier: None }, context(limits(Some(30))));
         assert_eq!(response.dynamic_metadata.unwrap().fields["grant"], text("g"));
         let Some(HttpResponse::OkResponse(ok)) = response.http_response else { panic!("not an allow") };
-        ok.headers.into_iter().map(|h| h.header.unwrap()).map(|h| (h.key, h.value)).skip(1).collect()
-    }
-
-    #[test]
-    fn the_deadline_is_rounded_up_capped_and_last() {
-        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        assert_eq!(headers(Duration::from_micros(90_000_001), None), [pair(STREAM_DURATION, "90001")]);
-        assert_eq!(headers(Duration::from_secs(90), Some(30)), [pair(STREAM_DURATION, "30000")]);
-        let near = headers(Duration::from_secs(10), None);
-        assert_eq!(near, [pair(STREAM_DURATION, "10000"), pair(MAX_RETRIES, "0")]);
-        assert_eq!(millis_rounded_up(Duration::ZERO), 1);
+        let values: Vec<_> = ok.headers.into_iter().map(|header| header.header.unwrap().value).collect();
+        assert_eq!(values, ["999999999", "30000"], "of two the last counts");
+        assert_eq!(ok.headers_to_remove, ["x-other"]);
     }
 
     #[test]

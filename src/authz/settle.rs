@@ -50,7 +50,7 @@ impl Settled {
 
 #[must_use]
 pub fn settle(ruling: Ruling, grants_key: GrantsKey, known: Known<'_>, now: Now) -> Settled {
-    let Ruling { outcome, metadata, grants } = ruling;
+    let Ruling { outcome, metadata, grants, lease } = ruling;
     let mutations = match outcome {
         Outcome::Deny { http, reason } => {
             let decided = Decision { verdict: Verdict::Deny { reason, http }, metadata, barrier: None };
@@ -71,7 +71,7 @@ pub fn settle(ruling: Ruling, grants_key: GrantsKey, known: Known<'_>, now: Now)
         return Settled::plain(Decision::deny(DenyReason::PolicyError));
     };
     let Some(remaining) = basis.iter().map(|grant| grant.lifetime.remaining(now)).min() else {
-        let verdict = Verdict::Allow { reason: AllowReason::Policy, mutations, basis: None };
+        let verdict = Verdict::Allow { reason: AllowReason::Policy, mutations, basis: None, lease };
         let decision = Decision { verdict, metadata, barrier: None };
         return Settled { decision, limited: Vec::new(), stands_alone };
     };
@@ -82,7 +82,7 @@ pub fn settle(ruling: Ruling, grants_key: GrantsKey, known: Known<'_>, now: Now)
         |grant: &&Arc<Grant>| grant.max_uses.map(|max_uses| Limited { grant: Arc::clone(grant), max_uses });
     let limited = basis.iter().filter_map(limited).collect();
     let basis = describe(basis, remaining, now);
-    let verdict = Verdict::Allow { reason: AllowReason::Grant, mutations, basis };
+    let verdict = Verdict::Allow { reason: AllowReason::Grant, mutations, basis, lease };
     Settled { decision: Decision { verdict, metadata, barrier: None }, limited, stands_alone }
 }
 
@@ -150,6 +150,7 @@ mod tests {
             outcome: Outcome::Allow(None),
             metadata: Vec::new(),
             grants: grants.map(|ids| ids.iter().map(|id| (*id).to_owned()).collect()),
+            lease: None,
         }
     }
 
@@ -182,6 +183,7 @@ mod tests {
             outcome: Outcome::Deny { http: None, reason: DenyReason::NoGrant },
             metadata: Vec::new(),
             grants: None,
+            lease: None,
         };
         for (ruling, key, is_fresh, expected) in [
             (allow(None), Binding, true, "grant [\"a\"] 5s"),
@@ -209,6 +211,7 @@ mod tests {
             outcome: Outcome::Deny { http: None, reason: DenyReason::NoGrant },
             metadata: Vec::new(),
             grants: None,
+            lease: None,
         };
         let lock = crate::lock::testing::lock("l", "*", 1_000);
         let everything = Obstacles { on_everything: Some(&lock), on_covering: None };

@@ -1,13 +1,15 @@
-//! What policy said: a boolean, or OPA-Envoy's decision object with daypass' `grants` and `reason`.
+//! What policy said: a boolean, or OPA-Envoy's decision object with daypass' `grants`, `lease` and `reason`.
 //!
 //! Anything else is an error, and an error is a denial. The checks and their order are those of OPA-Envoy
 //! (`envoyauth/response.go`): a key is looked at only where it has a meaning, and then its type must be right.
+
+use std::time::Duration;
 
 use regorus::Value;
 use regorus::value::Object;
 
 use super::error::EvalError;
-use crate::decision::{DeniedHttp, DenyReason, Json, Mutations, Pairs};
+use crate::decision::{DeniedHttp, DenyReason, Json, MIN_REMAINING, Mutations, Pairs};
 
 /// Statuses that both Go's `net/http` and Envoy's `StatusCode` know; OPA-Envoy refuses the rest.
 const HTTP_STATUSES: &[std::ops::RangeInclusive<i64>] = &[
@@ -38,6 +40,8 @@ pub struct Ruling {
     pub metadata: Vec<(String, Json)>,
     /// Ids of the grants it says it rests on; `None` if it says nothing.
     pub grants: Option<Vec<String>>,
+    /// Longest stream before its request must be decided anew.
+    pub lease: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -67,7 +71,7 @@ impl Ruling {
                 } else {
                     Outcome::Deny { http: None, reason: DenyReason::PolicyDenied }
                 };
-                Ok(Self { outcome, metadata: Vec::new(), grants: None })
+                Ok(Self { outcome, metadata: Vec::new(), grants: None, lease: None })
             }
             Value::Object(object) => Self::from_object(object, grants_key),
             other => Err(not(format!("a decision is a boolean or an object, not {}", type_name(other)))),
@@ -91,6 +95,10 @@ impl Ruling {
             (None, _) | (Some(Err(_)), GrantsKey::Foreign) => None,
             (Some(Ok(ids)), _) => Some(ids),
             (Some(Err(error)), GrantsKey::Binding) => return Err(error),
+        };
+        let lease = match (get("lease"), grants_key) {
+            (Some(value), GrantsKey::Binding) if allowed => Some(lease(value)?),
+            _ => None,
         };
         let strings_of = |name| get(name).map_or(Ok(Vec::new()), |value| strings(name, value));
         let outcome = if allowed {
@@ -116,7 +124,7 @@ impl Ruling {
             let http = Some(DeniedHttp { status, headers, body });
             Outcome::Deny { http, reason: deny_reason(get("reason")) }
         };
-        Ok(Self { outcome, metadata, grants })
+        Ok(Self { outcome, metadata, grants, lease })
     }
 }
 
@@ -129,6 +137,16 @@ fn deny_reason(value: Option<&Value>) -> DenyReason {
         _ => None,
     }
     .unwrap_or(DenyReason::PolicyDenied)
+}
+
+/// Seconds. Less than a grant must have left would be no access at all, and 0 no limit to Envoy.
+fn lease(value: &Value) -> Result<Duration, EvalError> {
+    let Value::Number(number) = value else { return Err(wrong_type("lease", "a number of seconds", value)) };
+    number
+        .as_f64()
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .filter(|lease| *lease >= MIN_REMAINING)
+        .ok_or_else(|| not(format!("`lease` must be at least {} seconds", MIN_REMAINING.as_secs_f64())))
 }
 
 fn http_status(value: &Value) -> Result<u16, EvalError> {
@@ -266,6 +284,19 @@ mod tests {
             let Outcome::Deny { reason: found, .. } = ruling(json).unwrap().outcome else { panic!("{json}") };
             assert_eq!(found, reason, "{json}");
         }
+    }
+
+    #[test]
+    fn a_lease_is_a_number_of_seconds_where_policy_speaks_of_grants() {
+        let lease = |json: &str| ruling(json).map(|ruling| ruling.lease);
+        assert_eq!(lease(r#"{"allowed": true, "lease": 1.5}"#), Ok(Some(Duration::from_millis(1500))));
+        assert_eq!(lease(r#"{"allowed": true}"#), Ok(None));
+        assert_eq!(lease(r#"{"allowed": false, "lease": "x"}"#), Ok(None));
+        for bad in ["0", "-1", "0.09", "1e300", "\"5m\"", "null", "true"] {
+            assert!(lease(&format!("{{\"allowed\": true, \"lease\": {bad}}}")).is_err(), "{bad}");
+        }
+        let foreign = Value::from_json_str(r#"{"allowed": true, "lease": "x"}"#).unwrap();
+        assert_eq!(Ruling::from_value(&foreign, GrantsKey::Foreign).unwrap().lease, None);
     }
 
     #[test]

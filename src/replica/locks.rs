@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use super::{NoRoom, Replica, ReplicaFull};
+use super::{Change, NoRoom, Replica, ReplicaFull};
 use crate::clock::Now;
 use crate::grant::Grant;
 use crate::lock::{Lock, LockTarget};
@@ -329,7 +329,7 @@ impl Replica {
 
     fn change_locks<T>(&self, change: impl FnOnce(&mut LockIndex) -> T) -> T {
         let changed = self.locks.change(change);
-        self.settled.notify_waiters();
+        self.tell(Change::Locks);
         changed
     }
 }

@@ -24,6 +24,7 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use super::keeper::Turn;
 use super::office::reflection;
 use super::wait_until_stopped;
+use crate::authz::watch::{WatchService, Watcher};
 use crate::authz::{Checker, GuardedService, LiveRules};
 use crate::config::Config;
 use crate::policy;
@@ -75,17 +76,20 @@ impl Workers {
             let (health, stopped, turns) = (health.clone(), stopped.clone(), turns.clone());
             let limits = Limits {
                 max_message_bytes: config.max_message_bytes,
-                max_concurrent_checks: config.authz.max_concurrent_checks,
+                max_concurrent_calls: config.authz.max_concurrent_checks + config.authz.max_watched_streams,
                 has_reflection: config.reflection,
             };
             thread::Builder::new().name(format!("check-{index}")).stack_size(STACK_BYTES).spawn(
                 move || {
                     checker.rules.current().policy.install();
                     let rules = Arc::clone(&checker.rules);
+                    let watcher = Arc::new(Watcher::new(Arc::clone(&checker)));
+                    let watch = WatchService::new(Arc::clone(&watcher));
                     let result = runtime.block_on(async {
                         tokio::select! {
-                            result = serve(checker, health, limits, take, stopped) => result,
-                            never = follow(&rules, turns) => match never {},
+                            result = serve(checker, watch, health, limits, take, stopped.clone()) => result,
+                            never = follow(&rules, turns.clone()) => match never {},
+                            never = watcher.keep(turns, stopped) => match never {},
                         }
                     });
                     // Nobody listens any more only if the process is going down.
@@ -128,12 +132,14 @@ async fn follow(rules: &LiveRules, mut turns: watch::Receiver<Turn>) -> Infallib
 #[derive(Clone, Copy)]
 struct Limits {
     max_message_bytes: usize,
-    max_concurrent_checks: usize,
+    /// On one connection. What there may be of each in all is counted elsewhere.
+    max_concurrent_calls: usize,
     has_reflection: bool,
 }
 
 async fn serve<H: Health>(
     checker: Arc<Checker>,
+    watch: WatchService,
     health: HealthServer<H>,
     limits: Limits,
     connections: mpsc::UnboundedReceiver<Connection>,
@@ -142,8 +148,9 @@ async fn serve<H: Health>(
     let authorization = GuardedService::new(checker, limits.max_message_bytes);
     let incoming = UnboundedReceiverStream::new(connections).map(Stream::register);
     Server::builder()
-        .max_concurrent_streams(u32::try_from(limits.max_concurrent_checks).unwrap_or(u32::MAX))
+        .max_concurrent_streams(u32::try_from(limits.max_concurrent_calls).unwrap_or(u32::MAX))
         .add_service(authorization)
+        .add_service(watch)
         .add_service(health)
         .add_optional_service(limits.has_reflection.then(reflection))
         .serve_with_incoming_shutdown(incoming, wait_until_stopped(stopped))

@@ -35,6 +35,7 @@ mod replica_model;
 mod rest;
 mod serving;
 mod store_contract;
+mod streams;
 mod tidy;
 mod tls;
 mod webhooks;

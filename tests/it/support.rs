@@ -15,6 +15,8 @@ pub mod receiver;
 pub mod redis;
 pub mod request;
 pub mod sidecar;
+pub mod streaming;
+pub mod ticker;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use daypass::authz::{
     BodyParsing, Checker, Config, Enforcement, IdentitySource, LiveRules, RequestIds, Rules, StreamLimits,
+    Streams,
 };
 use daypass::clock::Clock;
 use daypass::metrics::Metrics;
@@ -51,6 +52,7 @@ pub fn on(sources: &Sources, replica: &Arc<Replica>, metrics: &Arc<Metrics>, sto
         log: None,
         clock: Clock::System,
         in_flight: AtomicUsize::new(0),
+        streams: Streams::default(),
     }
 }
 
@@ -68,6 +70,7 @@ fn config() -> Config {
         check_timeout: Duration::from_secs(10),
         settle_timeout: Duration::from_millis(100),
         max_concurrent_checks: 10_000,
+        max_watched_streams: 100,
         request_ids: RequestIds::Ignored,
     }
 }

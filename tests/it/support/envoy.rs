@@ -112,9 +112,10 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
-        let san = |san: &&str| match san.contains("://") {
-            true => SanType::URI((*san).try_into().unwrap()),
-            false => SanType::DnsName((*san).try_into().unwrap()),
+        let san = |san: &&str| {
+            let is_uri = san.contains("://");
+            let name = (*san).try_into().unwrap();
+            if is_uri { SanType::URI(name) } else { SanType::DnsName(name) }
         };
         params.subject_alt_names = subject_alt_names.iter().map(san).collect();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();

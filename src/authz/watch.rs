@@ -1,0 +1,173 @@
+//! Ends live streams whose grants are gone: revoked, locked, or no longer enough for policy.
+//!
+//! Envoy asks ext_authz once, when a stream begins. Beside it an ext_proc filter holds one idle call here for as long as the
+//! stream lives, which is answered out of turn when the stream must end. What is let in is not decided here, no body passes,
+//! and a watch that is lost cuts nothing: the deadline that came with the allow still holds. While the replica is stale
+//! nothing is cut either. What became known by then is made good once it is fresh.
+
+mod call;
+mod look;
+mod recent;
+mod registry;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::{Checker, Enforcement};
+use crate::decision::{Decision, DenyReason};
+use crate::replica::Change;
+
+pub use call::WatchService;
+pub use recent::{Admitted, Footing, Recent};
+
+use look::{Depth, Looked};
+use registry::Registry;
+
+/// How late the watch ends a stream whose grant has ended. Envoy's own timer and gRPC's deadline are exact, and say more
+/// to the client; this is for streams on whose way the deadline header was lost.
+pub const END_GRACE: Duration = Duration::from_millis(75);
+/// Between two looks at the clock: timers do not count suspended time, grants do.
+const CLOCK_PERIOD: Duration = Duration::from_secs(1);
+/// Before what nobody could tell is looked at again.
+const RETRY_PERIOD: Duration = Duration::from_millis(100);
+/// Streams that are decided anew before checks of the same thread have their turn.
+const DECISIONS_PER_TURN: usize = 16;
+
+/// What all watchers of a process share.
+#[derive(Default)]
+pub struct Streams {
+    pub recent: Recent,
+    /// Live ones, of all watchers.
+    live: AtomicUsize,
+}
+
+/// Watches over the streams whose calls are served by one thread.
+pub struct Watcher {
+    checker: Arc<Checker>,
+    registry: Registry,
+}
+
+impl Watcher {
+    #[must_use]
+    pub fn new(checker: Arc<Checker>) -> Self {
+        Self { checker, registry: Registry::default() }
+    }
+
+    /// Ends what must end, as long as it runs. `policies` changes with every policy that comes into force. When the process
+    /// stops, all streams are let go.
+    pub async fn keep<T>(
+        &self,
+        mut policies: watch::Receiver<T>,
+        stopped: watch::Receiver<bool>,
+    ) -> Infallible {
+        let mut changes = self.checker.replica.changes();
+        let mut is_stopped = std::pin::pin!(until_stopped(stopped));
+        let mut are_policies_over = false;
+        loop {
+            tokio::select! {
+                change = changes.recv() => self.note(change),
+                policy = policies.changed(), if !are_policies_over => match policy {
+                    Ok(()) => self.registry.look_at_all(Depth::Policy),
+                    Err(_) => are_policies_over = true,
+                },
+                () = self.registry.has_news() => {}
+                () = sleep_until(self.next_look()) => {}
+                () = &mut is_stopped => break,
+            }
+            while self.note_waiting(&mut changes) {}
+            self.settle().await;
+        }
+        self.registry.let_all_go();
+        std::future::pending().await
+    }
+
+    fn note(&self, change: Result<Change, RecvError>) {
+        match change {
+            Ok(Change::Grant(id)) => self.registry.look_at_grant(&id),
+            Ok(Change::Locks | Change::Everything) | Err(RecvError::Lagged(_)) => {
+                self.registry.look_at_all(Depth::Grants);
+            }
+            // The replica is gone, and with it everything that asks it.
+            Err(RecvError::Closed) => {}
+        }
+    }
+
+    /// Whether there may be more.
+    fn note_waiting(&self, changes: &mut Receiver<Change>) -> bool {
+        match changes.try_recv() {
+            Ok(change) => self.note(Ok(change)),
+            Err(TryRecvError::Lagged(missed)) => self.note(Err(RecvError::Lagged(missed))),
+            Err(TryRecvError::Empty | TryRecvError::Closed) => return false,
+        }
+        true
+    }
+
+    fn next_look(&self) -> Instant {
+        let now = self.checker.clock.now();
+        let ends = self.registry.next_end().map(|end| (end + END_GRACE).since(now.boot));
+        let retry = self.registry.is_anything_due().then_some(RETRY_PERIOD);
+        let wait = ends.into_iter().chain(retry).fold(CLOCK_PERIOD, Duration::min);
+        // A millisecond at least: timers have no finer steps, and would come round at once.
+        Instant::now() + wait.max(Duration::from_millis(1))
+    }
+
+    /// Looks at every stream that something may have changed for, and at those whose end has come.
+    async fn settle(&self) {
+        self.registry.look_at_ended(self.checker.clock.now(), END_GRACE);
+        if !self.registry.is_anything_due() {
+            return;
+        }
+        let replica = &self.checker.replica;
+        let (mut decisions, mut later) = (0, Vec::new());
+        for (id, depth) in self.registry.take_due() {
+            let Some(known) = self.registry.get(id) else { continue };
+            let is_known =
+                replica.freshness(self.checker.clock.now()).is_fresh() && !replica.is_lock_in_doubt();
+            let mut looked = if is_known { self.look(&known, depth) } else { self.look_at_clock(&known) };
+            if matches!(looked, Looked::Decide) {
+                decisions += 1;
+                if decisions % DECISIONS_PER_TURN == 0 {
+                    tokio::task::yield_now().await;
+                }
+                looked = self.decide_again(&known).await;
+            }
+            match looked {
+                Looked::Same => {}
+                Looked::Other(known) => self.registry.replace(id, known),
+                Looked::Unknown | Looked::Decide => later.push((id, depth)),
+                Looked::Over(decision) => self.end(id, *decision),
+            }
+        }
+        self.registry.look_later(later);
+    }
+
+    fn end(&self, id: u64, decision: Decision) {
+        let reason = decision.reason_code();
+        if let Some(name) = self.registry.end(id, decision) {
+            self.checker.metrics.count_stream_end(reason);
+            tracing::info!(decision_id = %name, reason, "ended a live stream");
+        }
+    }
+
+    /// Whether calls are watched over at all: `--dry-run` cuts nothing.
+    fn is_enforcing(&self) -> bool {
+        self.checker.config.enforcement == Enforcement::Enforce
+    }
+}
+
+/// The end of a stream whose grant is gone.
+fn gone(has_ended: bool) -> Decision {
+    Decision::deny(if has_ended { DenyReason::GrantExpired } else { DenyReason::GrantRevoked })
+}
+
+async fn until_stopped(mut stopped: watch::Receiver<bool>) {
+    // An error means that the sender is gone, and with it everything that could still be served.
+    let _ = stopped.wait_for(|is_stopped| *is_stopped).await;
+}
