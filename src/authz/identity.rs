@@ -4,6 +4,7 @@
 //! peer's certificate. Having no identity is not an error. Having two different ones of a kind is: somebody is mixing
 //! callers, and every choice between them would be a guess.
 
+use envoy_types::pb::envoy::config::core::v3::address::Address as AddressKind;
 use envoy_types::pb::envoy::service::auth::v3::AttributeContext;
 use envoy_types::pb::google::protobuf::value::Kind as ValueKind;
 use envoy_types::pb::google::protobuf::{Struct, Value};
@@ -24,6 +25,9 @@ pub enum IdentitySource {
     Peer,
     /// `x-forwarded-client-cert`, of which the last `trusted_hops` elements were written by proxies of ours.
     Xfcc { trusted_hops: usize },
+    /// A header of the CONNECT by which one listener of an Envoy hands a TCP connection to another inside the same process:
+    /// the URI of the certificate that the client showed to the first. Read only on connections from within Envoy.
+    Tunnel { header: String },
     /// A header. Unsafe unless Envoy removes it from what clients send.
     Header { name: String, kind: Kind },
 }
@@ -82,6 +86,15 @@ pub fn identify(parsed: &Parsed<'_>, sources: &[IdentitySource]) -> Result<Calle
                     found.add(Kind::Workload, &uri)?;
                 }
             }
+            IdentitySource::Tunnel { header } => {
+                if parsed.attributes.is_some_and(comes_from_within) {
+                    // Several URIs in one certificate are joined by commas: two callers, and a conflict.
+                    let values = parsed.headers.get(header).unwrap_or_default().split(',').map(str::trim);
+                    for uri in values.filter(|value| !value.is_empty() && *value != NOTHING) {
+                        found.add(Kind::Workload, uri)?;
+                    }
+                }
+            }
             IdentitySource::Header { name, kind } => {
                 // Several headers of one name arrive joined by commas, so a comma is never part of a name here.
                 let values = parsed.headers.get(name).unwrap_or_default().split(',');
@@ -135,6 +148,15 @@ impl Found {
             _ => Ok(()),
         }
     }
+}
+
+/// What Envoy writes for a value that is not there.
+const NOTHING: &str = "-";
+
+/// Whether the peer is a listener of the same Envoy, which no client can be.
+fn comes_from_within(attributes: &AttributeContext) -> bool {
+    let address = attributes.source.as_ref().and_then(|source| source.address.as_ref()?.address.as_ref());
+    matches!(address, Some(AddressKind::EnvoyInternalAddress(_)))
 }
 
 fn jwt_claims<'a>(attributes: &'a AttributeContext, filter: &str, payload: &str) -> Option<&'a Struct> {
@@ -305,6 +327,25 @@ mod tests {
         assert_eq!(hops(2), ["workload:spiffe://td/admin"]);
         assert_eq!(hops(3), Vec::<String>::new());
         assert_eq!(hops(0), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_tunnel_names_its_caller_only_from_within_envoy() {
+        use envoy_types::pb::envoy::config::core::v3::{Address, EnvoyInternalAddress};
+        let tunnel = [IdentitySource::Tunnel { header: "x-peer".into() }];
+        let within = |value: &str| {
+            let mut request = request(None, &[], "", &[("x-peer", value)]);
+            let source = request.attributes.as_mut().unwrap().source.get_or_insert_default();
+            let inside = AddressKind::EnvoyInternalAddress(EnvoyInternalAddress::default());
+            source.address = Some(Address { address: Some(inside) });
+            names(&request, &tunnel)
+        };
+        assert_eq!(within("spiffe://td/web"), Ok(vec!["workload:spiffe://td/web".to_owned()]));
+        assert_eq!(within("-"), Ok(vec![]), "Envoy's word for nothing");
+        assert_eq!(within(""), Ok(vec![]));
+        assert_eq!(within("spiffe://td/a,spiffe://td/b"), Err(IdentityError::Conflict(Kind::Workload)));
+        let outside = request(None, &[], "", &[("x-peer", "spiffe://td/web")]);
+        assert_eq!(names(&outside, &tunnel), Ok(vec![]), "anybody may send a header");
     }
 
     #[test]

@@ -180,6 +180,9 @@ fn redis_tls(section: &mut Section<'_, '_>) -> RedisTls {
     RedisTls { ca_file: section.get("ca_file", path), client, server_name: section.get("server_name", text) }
 }
 
+/// What `envoy/tcp.yaml` calls it.
+const DEFAULT_TUNNEL_HEADER: &str = "x-daypass-peer-uri-san";
+
 /// `- source: jwt`, with the settings of that source beside it.
 fn identity(section: &mut Section<'_, '_>) -> Option<IdentitySource> {
     let or = |value: Option<String>, default: &str| value.unwrap_or_else(|| default.to_owned());
@@ -194,6 +197,9 @@ fn identity(section: &mut Section<'_, '_>) -> Option<IdentitySource> {
         Some("xfcc") => {
             Some(IdentitySource::Xfcc { trusted_hops: section.get("trusted_hops", positive).unwrap_or(1) })
         }
+        Some("tunnel") => Some(IdentitySource::Tunnel {
+            header: or(section.get("header", |text| Ok(text.to_ascii_lowercase())), DEFAULT_TUNNEL_HEADER),
+        }),
         Some("header") => {
             let name = section.get("name", |text| Ok(text.to_ascii_lowercase()));
             let kind = section.get("kind", |text| {
@@ -205,7 +211,7 @@ fn identity(section: &mut Section<'_, '_>) -> Option<IdentitySource> {
             Some(IdentitySource::Header { name: name?, kind: kind? })
         }
         _ => {
-            section.complain("`source` is jwt, peer, xfcc or header");
+            section.complain("`source` is jwt, peer, xfcc, tunnel or header");
             None
         }
     }

@@ -3,17 +3,11 @@
 //! `STREAM_RUNS` (4) is how often each kind of stream is tried.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use daypass::api::v1;
-use daypass::api::v1::grant_service_client::GrantServiceClient;
-use tonic::Request;
-use tonic::transport::Channel;
-
-use crate::support::daypass::{Daypass, channel};
-use crate::support::envoy::{self, Envoy, port};
-use crate::support::streaming::{self, Kind, Ran};
-use crate::support::ticker::{Seen, Ticker};
+use crate::support::lab::Lab;
+use crate::support::streaming::{Kind, Ran};
+use crate::support::ticker::Seen;
 use crate::support::wait_for;
 
 /// Streams at once. The machine ticks for each of them fifty times a second, in four processes.
@@ -25,91 +19,6 @@ const SLACK: Duration = Duration::from_millis(400);
 
 fn runs() -> usize {
     std::env::var("STREAM_RUNS").ok().and_then(|text| text.parse().ok()).unwrap_or(4)
-}
-
-/// daypass, Envoy with `streams.yaml`, and an upstream that ticks.
-#[derive(Clone)]
-struct Lab {
-    daypass: Arc<Daypass>,
-    envoy: Arc<Envoy>,
-    ticker: Ticker,
-    token: String,
-    admin: String,
-    grants: GrantServiceClient<Channel>,
-}
-
-impl Lab {
-    async fn start(args: &[&str], changes: &[(&str, &str)]) -> Option<Self> {
-        let dir = Arc::new(tempfile::tempdir().unwrap());
-        let daypass = Daypass::start_in(&dir, args);
-        let ticker = Ticker::start().await;
-        let token = envoy::token(dir.path(), "alice")?;
-        let ports = [
-            ("9191", port(&daypass.check)),
-            ("8080", port(&ticker.http.to_string())),
-            ("5432", port(&ticker.tcp.to_string())),
-        ];
-        let ports = ports.map(|(from, to)| (format!("port_value: {from}"), to));
-        let ports = ports.iter().map(|(from, to)| (from.as_str(), to.as_str()));
-        let changes: Vec<_> = ports.chain(changes.iter().copied()).collect();
-        let envoy = Arc::new(Envoy::start("streams.yaml", dir.path(), &changes)?);
-        let admin = std::fs::read_to_string(daypass.data_dir().join("token")).unwrap().trim().to_owned();
-        let grants = GrantServiceClient::new(channel(&daypass.api).await);
-        Some(Self { daypass: Arc::new(daypass), envoy, ticker, token, admin, grants })
-    }
-
-    fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        request.metadata_mut().insert("authorization", format!("Bearer {}", self.admin).parse().unwrap());
-        request
-    }
-
-    /// Alice may talk to the host of this name. When that ends.
-    async fn grant(&self, name: &str, ttl: Duration) -> Instant {
-        let permission = v1::Permission { hosts: vec![name.to_owned()], ..Default::default() };
-        let grant = v1::Grant {
-            id: name.to_owned(),
-            subject: "user:alice".to_owned(),
-            permissions: vec![permission],
-            ..Default::default()
-        };
-        let ttl = Some(prost_types::Duration { seconds: i64::try_from(ttl.as_secs()).unwrap(), nanos: 0 });
-        let create = self.request(v1::CreateGrantRequest { grant: Some(grant), ttl });
-        let made = self.grants.clone().create_grant(create).await.unwrap().into_inner();
-        let end = SystemTime::try_from(made.expires_at.unwrap()).unwrap();
-        Instant::now() + end.duration_since(SystemTime::now()).unwrap()
-    }
-
-    async fn revoke(&self, name: &str) {
-        let revoke = self.request(v1::RevokeGrantRequest { id: name.to_owned(), reason: String::new() });
-        self.grants.clone().revoke_grant(revoke).await.unwrap();
-    }
-
-    /// Runs a stream, and does `then` when it has begun.
-    async fn stream<F>(&self, kind: Kind, name: &str, then: impl FnOnce() -> F) -> (Ran, F::Output)
-    where
-        F: Future + Send,
-    {
-        let (give, began) = tokio::sync::oneshot::channel();
-        let lab = self.clone();
-        let owned = name.to_owned();
-        let stream = tokio::spawn(async move {
-            let began = move || {
-                let _ = give.send(());
-            };
-            streaming::run(kind, &lab.envoy.ingress, &lab.token, &owned, began).await
-        });
-        if kind != Kind::Silent {
-            let began = tokio::time::timeout(Duration::from_secs(20), began).await;
-            assert!(matches!(began, Ok(Ok(()))), "{kind:?} did not begin: {:?}\n{}", stream.await, self.daypass.log());
-        }
-        let done = then().await;
-        (stream.await.unwrap(), done)
-    }
-
-    fn ended(&self, reason: &str) -> u64 {
-        self.daypass.metric(&format!("daypass_streams_ended_total{{reason=\"{reason}\"}}"))
-    }
 }
 
 /// One stream that was cut: how long after the moment it should have been.
@@ -257,4 +166,19 @@ async fn every_kind_of_stream_ends_when_its_grant_is_revoked() {
     let expected = u64::try_from(Kind::TALKING.len() * runs()).unwrap();
     assert_eq!(lab.ended("grant_revoked"), expected);
     wait_for("all to be over", || (lab.daypass.metric("daypass_streams_live") == 0).then_some(()));
+}
+
+/// Whoever waits for an answer is told that there is none any more, and nobody asks the upstream in its place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upstream_that_never_answers_is_not_asked_again_after_the_end() {
+    let retries = "route: { cluster: upstream, timeout: 0s, retry_policy: { retry_on: \"5xx,reset\", num_retries: 2 } }";
+    let changes = [("route: { cluster: upstream, timeout: 0s }", retries)];
+    let Some(lab) = Lab::start(&[], &changes).await else { return };
+    println!("an upstream that never answers, and a route with retries\n{HEAD}");
+    let cuts = expiry(&lab, Kind::Silent, Duration::from_secs(2)).await;
+    println!("{}", show("a grant of 2 s ends", &cuts));
+    assert_cut(Kind::Silent, &cuts, 0.0);
+    let cuts = revocation(&lab, Kind::Silent).await;
+    println!("{}", show("revoked", &cuts));
+    assert_cut(Kind::Silent, &cuts, -1000.0);
 }

@@ -8,6 +8,7 @@ pub mod desk;
 pub mod envoy;
 pub mod fake_api;
 pub mod journal;
+pub mod lab;
 pub mod people;
 pub mod proxy;
 pub mod random;

@@ -192,7 +192,7 @@ impl Call {
         let answer = match message.request? {
             Step::RequestHeaders(headers) => {
                 if matches!(self.state, State::New) {
-                    self.begin(&headers, message.metadata_context);
+                    self.begin(&headers, message.metadata_context.as_ref());
                 }
                 Answer::RequestHeaders(HeadersResponse::default())
             }
@@ -205,8 +205,8 @@ impl Call {
         Some(response(answer))
     }
 
-    fn begin(&mut self, headers: &HttpHeaders, metadata: Option<Metadata>) {
-        match self.watch(headers, metadata.as_ref()) {
+    fn begin(&mut self, headers: &HttpHeaders, metadata: Option<&Metadata>) {
+        match self.watch(headers, metadata) {
             Ok(watched) => self.state = State::Watched(watched),
             Err(why) => {
                 self.watcher.checker.metrics.count_unwatched(why);

@@ -30,10 +30,25 @@ impl Envoy {
         Self::start_text(&text, dir, changes)
     }
 
+    /// The same on ports for ingress and admin that the test chose.
+    pub fn start_at(
+        name: &str,
+        dir: &Path,
+        changes: &[(&str, &str)],
+        ports: Option<(u16, u16)>,
+    ) -> Option<Self> {
+        let text = std::fs::read_to_string(Path::new(ROOT).join("envoy").join(name)).unwrap();
+        Self::spawn(&text, dir, changes, ports)
+    }
+
     /// The same for a configuration that the test wrote.
     pub fn start_text(text: &str, dir: &Path, changes: &[(&str, &str)]) -> Option<Self> {
+        Self::spawn(text, dir, changes, None)
+    }
+
+    fn spawn(text: &str, dir: &Path, changes: &[(&str, &str)], ports: Option<(u16, u16)>) -> Option<Self> {
         let envoy = tool("envoy")?;
-        let (ingress, admin) = (free_port(), free_port());
+        let (ingress, admin) = ports.unwrap_or_else(|| (free_port(), free_port()));
         let own = [
             ("port_value: 10000", port(&ingress.to_string())),
             ("port_value: 9901", port(&admin.to_string())),

@@ -65,7 +65,7 @@ pub async fn run(kind: Kind, ingress: &str, token: &str, name: &str, began: impl
             }
             Kind::Chunked => (format!("GET /chunked HTTP/1.1\r\nhost: {name}\r\n"), None),
             Kind::Sse => (format!("GET /sse HTTP/1.1\r\nhost: {name}\r\n"), None),
-            Kind::Silent => (format!("GET /silent HTTP/1.1\r\nhost: {name}\r\n"), None),
+            Kind::Silent => (format!("GET /silent HTTP/1.1\r\nhost: {name}\r\nconnection: close\r\n"), None),
             Kind::UnfinishedPost => (
                 format!("POST /post HTTP/1.1\r\nhost: {name}\r\ntransfer-encoding: chunked\r\n"),
                 Some("4\r\ntalk\r\n".to_owned()),

@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -51,6 +51,24 @@ impl Ticker {
     pub fn seen(&self, name: &str) -> Seen {
         self.book.lock().unwrap().get(name).cloned().unwrap_or_default()
     }
+}
+
+/// Another upstream: answers every request with `ok`, at once. Its port.
+pub async fn short_answers() -> u16 {
+    let listener = listen().await;
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(accept(listener, Book::default(), |stream, _| async move {
+        let (reader, mut writer) = stream.into_split();
+        let mut lines = tokio::io::BufReader::new(reader).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            if line.is_empty()
+                && writer.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok\n").await.is_err()
+            {
+                return;
+            }
+        }
+    }));
+    port
 }
 
 async fn listen() -> TcpListener {
@@ -166,6 +184,7 @@ type Frames = ReceiverStream<Result<Frame<Bytes>, Infallible>>;
 
 fn answer_grpc(request: hyper::Request<Incoming>, book: Book) -> hyper::Response<StreamBody<Frames>> {
     let name = request.uri().host().unwrap().to_owned();
+    let request_path = request.uri().path().to_owned();
     let header = |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
     let timeout = header("grpc-timeout");
     requested(&book, &name, timeout.clone());
@@ -177,8 +196,9 @@ fn answer_grpc(request: hyper::Request<Incoming>, book: Book) -> hyper::Response
             received(&read_book, &read_name);
         }
     });
+    let is_idle = request_path == "/idle";
     tokio::spawn(async move {
-        let mut ticks = tokio::time::interval(TICK);
+        let mut ticks = tokio::time::interval(if is_idle { Duration::from_secs(3600) } else { TICK });
         // As every gRPC server, it ends a call by its deadline itself.
         let deadline = async {
             match timeout.and_then(|text| text.strip_suffix('m').and_then(|millis| millis.parse().ok())) {
