@@ -2,7 +2,7 @@
 #
 #   docker build --tag daypass .
 #
-# The same bytes on any machine, from the same commit:
+# Made so that a commit gives the same bytes on any machine, though nobody has compared two builds yet:
 #
 #   docker buildx build --build-arg SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) --build-arg REVISION=$(git rev-parse HEAD) \
 #     --provenance=false --output type=oci,dest=daypass.tar,rewrite-timestamp=true .

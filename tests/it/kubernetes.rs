@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
 
 use crate::support::daypass::write_file;
 use crate::support::tool;
@@ -29,6 +29,7 @@ impl Validator {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "authority");
         write_file(certificates.path(), "ca.crt", &params.self_signed(&key).unwrap().pem());
         write_file(certificates.path(), "ca.key", &key.serialize_pem());
         Some(Self { python, envoy, certificates })

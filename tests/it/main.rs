@@ -9,6 +9,7 @@ mod checker;
 mod cli;
 mod cli_real;
 mod compliance;
+mod compose;
 mod desk;
 mod desk_soak;
 mod documents;
