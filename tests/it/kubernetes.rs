@@ -66,7 +66,7 @@ fn the_manifests_are_taken_by_all_who_read_them() {
         println!("{text}");
         assert!(output.status.success(), "{text}");
         assert!(text.contains("14 variants") && text.contains("2 configurations by Envoy"), "{text}");
-        assert!(text.contains("5 configurations by daypass"), "{text}");
+        assert!(text.contains("6 configurations by daypass"), "{text}");
     }
 }
 

@@ -26,6 +26,10 @@ CUSTOM = {
         "ports": [{"name!": str, "number!": int, "protocol": {"GRPC", "HTTP", "HTTPS", "HTTP2", "TCP", "TLS"}}],
         "endpoints": [{"address": str}],
     },
+    ("networking.istio.io/v1", "Sidecar"): {
+        "workloadSelector": {"labels!": MAP},
+        "ingress": [{"port!": {"name!": str, "number!": int, "protocol!": {"HTTP"}}, "defaultEndpoint": str}],
+    },
     ("security.istio.io/v1", "PeerAuthentication"): {"mtls": {"mode": {"STRICT"}}},
     ("security.istio.io/v1", "RequestAuthentication"): {
         "selector": _SELECTOR,

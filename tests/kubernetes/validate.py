@@ -327,6 +327,8 @@ def read_variant(variant: Path, documents: list[dict] | None = None) -> list[dic
         for generator in kustomization.get(field, []):
             data = {name: (variant / name).read_text() for name in generator["files"]}
             values = {"data": data} if kind == "ConfigMap" else {"stringData": data}
+            if generator.get("behavior") == "replace":
+                documents[:] = [d for d in documents if (d["kind"], d["metadata"]["name"]) != (kind, generator["name"])]
             documents.append({"apiVersion": "v1", "kind": kind, "metadata": {"name": generator["name"]}} | values)
     for component in kustomization.get("components", []):
         read_variant(variant / component, documents)
