@@ -51,7 +51,7 @@ use keeper::{Keeper, Live, Loaded};
 use listen::{CheckListener, ListenError};
 use office::Office;
 use tls::TlsError;
-use worker::Workers;
+use worker::{Connections, Workers};
 
 /// How soon a change of readiness shows in `grpc.health.v1`.
 const HEALTH_PERIOD: Duration = Duration::from_millis(100);
@@ -59,6 +59,9 @@ const HEALTH_PERIOD: Duration = Duration::from_millis(100);
 const SWEEP_PERIOD: Duration = Duration::from_secs(1);
 /// And the embedded store's file this often.
 const FILE_SWEEP_PERIOD: Duration = Duration::from_secs(60);
+/// For the first copy before connections are accepted. With what Envoy then waits for an answer, below its timeout.
+const FIRST_COPY_PATIENCE: Duration = Duration::from_millis(150);
+const FIRST_COPY_PERIOD: Duration = Duration::from_millis(2);
 /// Threads of the runtime beside the workers.
 const CONTROL_THREADS: usize = 2;
 /// For lines that wait for the disk when the process ends.
@@ -150,7 +153,9 @@ async fn serve(config: Config) -> Result<(), ServeError> {
     });
     vital.spawn_endless(keeper.follow(keeper::hangup()?, candidates));
     let (workers, connections) = Workers::start(&parts.checker, &health, &config, &stopped, &turns)?;
-    vital.spawn("the check listener", listeners.check.accept_for(connections, stopped.clone()));
+    let check =
+        after_first_copy(Arc::clone(&parts.checker.replica), listeners.check, connections, stopped.clone());
+    vital.spawn("the check listener", check);
     vital.spawn(CHECK_WORKERS, workers.ended());
     if let (Some(office), Some(listener)) = (&parts.office, listeners.api) {
         office.start(&mut vital, &config, &parts.checker, &health, listener, &stopped)?;
@@ -322,6 +327,23 @@ fn open_store(config: &Config, around: Surroundings) -> Result<Store, StoreError
             Store::Redis(Arc::new(RedisStore::new((**redis).clone(), ledger, around)))
         }
     })
+}
+
+/// Whoever connects in the moment between the start and the first copy of the grants waits for it, rather than be denied.
+async fn after_first_copy(
+    replica: Arc<Replica>,
+    listener: CheckListener,
+    connections: Connections,
+    stopped: watch::Receiver<bool>,
+) -> Result<(), std::io::Error> {
+    let is_there = async {
+        while !replica.freshness(Clock::System.now()).is_fresh() {
+            tokio::time::sleep(FIRST_COPY_PERIOD).await;
+        }
+    };
+    // Without it checks are answered, too: with `stale`.
+    let _ = tokio::time::timeout(FIRST_COPY_PATIENCE, is_there).await;
+    listener.accept_for(connections, stopped).await
 }
 
 async fn serve_ops(router: axum::Router, listener: TcpListener) -> Result<(), std::io::Error> {

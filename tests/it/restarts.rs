@@ -108,7 +108,8 @@ fn start_envoy(dir: &Path, checks: [&str; 2], upstream: u16, ports: Option<(u16,
         (one, both.as_str()),
         (
             "                timeout: 0.25s\n",
-            "                timeout: 0.25s\n                retry_policy: { retry_on: \"connect-failure,refused-stream,unavailable\", num_retries: 2, \
+            "                timeout: 0.25s\n                retry_policy: { retry_on: \"connect-failure,refused-stream,reset,unavailable\", num_retries: 2, \
+             retry_back_off: { base_interval: 0.005s, max_interval: 0.02s }, \
              retry_host_predicate: [{ name: envoy.retry_host_predicates.previous_hosts, typed_config: { \"@type\": \
              type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate } }] }\n",
         ),
