@@ -68,6 +68,9 @@ pub struct Record {
     pub lock: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
+    /// Of the trace that the check is part of, where checks are traced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub method: String,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -213,6 +216,7 @@ mod tests {
                 grants: Vec::new(),
                 lock: None,
                 request_id: None,
+                trace_id: None,
                 method: String::new(),
                 host: String::new(),
                 path: String::new(),

@@ -19,6 +19,7 @@ mod response;
 mod rules;
 mod settle;
 mod standing;
+mod telling;
 mod uses;
 pub mod watch;
 
@@ -31,7 +32,7 @@ use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
 use tokio::time::{timeout, timeout_at};
 use tonic::{Request, Response, Status};
 
-use crate::audit::{self, DecisionLog, Record};
+use crate::audit::DecisionLog;
 use crate::clock::{Clock, Now};
 use crate::decision::{Decision, DenyReason};
 use crate::grant::{self, Grant};
@@ -40,6 +41,7 @@ use crate::policy::{self, GrantsKey};
 use crate::principal::Caller;
 use crate::replica::{Freshness, Lookup, Replica};
 use crate::store::{Limited, Store, Use};
+use crate::trace::{Parent, Step, Tracer};
 
 pub use deadline::StreamLimits;
 pub use explain::{Explanation, explain};
@@ -54,6 +56,7 @@ pub use watch::Streams;
 use request::Parsed;
 use response::Contract;
 use settle::{Known, Obstacles, Settled};
+use telling::Told;
 use uses::{Next, Spent};
 use watch::{Admitted, Footing};
 
@@ -88,6 +91,7 @@ pub struct Checker {
     pub store: Arc<Store>,
     pub metrics: Arc<Metrics>,
     pub log: Option<DecisionLog>,
+    pub tracer: Option<Arc<Tracer>>,
     pub clock: Clock,
     pub in_flight: AtomicUsize,
     pub streams: Streams,
@@ -102,6 +106,7 @@ struct Answer {
     bad_request: Option<String>,
     /// What went wrong inside, for the operator.
     error: Option<String>,
+    steps: Vec<Step>,
 }
 
 /// Whether an evaluation counts among those of checks.
@@ -128,11 +133,19 @@ struct Weighed {
     error: Option<String>,
     active: Vec<Arc<Grant>>,
     stands_alone: bool,
+    evaluation: Option<Step>,
 }
 
 impl Weighed {
     fn denied(decision: Decision) -> Self {
-        Self { decision, limited: Vec::new(), error: None, active: Vec::new(), stands_alone: false }
+        Self {
+            decision,
+            limited: Vec::new(),
+            error: None,
+            active: Vec::new(),
+            stands_alone: false,
+            evaluation: None,
+        }
     }
 
     fn footing(&self) -> Footing {
@@ -151,6 +164,7 @@ impl Answer {
             footing: Footing::default(),
             bad_request: None,
             error: None,
+            steps: Vec::new(),
         }
     }
 }
@@ -158,13 +172,13 @@ impl Answer {
 impl Checker {
     /// One check, from message to message.
     pub async fn check(&self, request: &CheckRequest) -> CheckResponse {
-        self.respond(uuid::Uuid::new_v4(), request).await.0
+        self.respond(uuid::Uuid::new_v4(), request, None).await.0
     }
 
     /// The same for a request that may become a stream: what was allowed is kept for its watch.
-    async fn admit(&self, request: CheckRequest) -> CheckResponse {
+    async fn admit(&self, request: CheckRequest, parent: Option<&Parent>) -> CheckResponse {
         let decision = uuid::Uuid::new_v4();
-        let (response, admission) = self.respond(decision, &request).await;
+        let (response, admission) = self.respond(decision, &request, parent).await;
         if let Some((caller, footing, revision)) = admission {
             self.streams.recent.put(Admitted { decision, request, caller, footing, revision });
         }
@@ -176,6 +190,7 @@ impl Checker {
         &self,
         id: uuid::Uuid,
         request: &CheckRequest,
+        parent: Option<&Parent>,
     ) -> (CheckResponse, Option<(Caller, Footing, Arc<str>)>) {
         let observer = self.metrics.observe_check();
         let id = id.hyphenated().to_string();
@@ -188,12 +203,14 @@ impl Checker {
         if self.config.enforcement == Enforcement::DryRun {
             answer.decision = answer.decision.into_dry_run();
         }
-        if let Some(log) = &self.log {
-            log.record(self.record(request, &answer, &rules, &id, &observer));
-        }
-        if let Some(error) = &answer.error {
-            tracing::warn!(decision_id = id, reason = answer.decision.reason_code(), "{error}");
-        }
+        self.tell(&Told {
+            request,
+            answer: &answer,
+            revision: &rules.revision,
+            id: &id,
+            parent,
+            observer: &observer,
+        });
         observer.end(&answer.decision);
         let context = self.context(&rules, &id, deadline::grpc_timeout(request));
         let Answer { decision, caller, footing, bad_request, .. } = answer;
@@ -239,6 +256,7 @@ impl Checker {
         observer: &CheckObserver<'_>,
     ) -> Answer {
         let mut spent = Spent::default();
+        let mut steps = Vec::new();
         let settle_by = tokio::time::Instant::now() + self.config.settle_timeout;
         loop {
             let parsed = match request::parse(request, self.config.body_parsing) {
@@ -256,13 +274,17 @@ impl Checker {
             let course = Course { rules, caller: &caller, began, settle_by, measure: Measure::Yes };
             let weighed = self.weigh(&course, parsed, &spent).await;
             let footing = weighed.footing();
-            let Weighed { decision, limited, error, active, .. } = weighed;
+            let Weighed { decision, limited, error, active, evaluation, .. } = weighed;
+            steps.extend(evaluation.filter(|_| self.tracer.is_some()));
             if limited.is_empty() {
                 let decision = spent.explain(decision);
-                return Answer { decision, caller, footing, bad_request: None, error };
+                return Answer { decision, caller, footing, bad_request: None, error, steps };
             }
             let check = uses::check_key(request, id, self.config.request_ids);
-            let decision = match self.take_uses(limited, &check, observer).await {
+            let asked = Instant::now();
+            let taken = self.take_uses(limited, &check, request, observer).await;
+            steps.push(Step { name: "uses", began: asked, took: asked.elapsed() });
+            let decision = match taken {
                 Ok(Use::Taken) => {
                     let decision = self.still_known(decision, began);
                     self.unless_locked(&course, Settled::plain(decision), &active).await.decision
@@ -273,7 +295,7 @@ impl Checker {
                 },
                 Err(reason) => Decision::deny(reason),
             };
-            return Answer { decision, caller, footing, bad_request: None, error: None };
+            return Answer { decision, caller, footing, bad_request: None, error: None, steps };
         }
     }
 
@@ -298,10 +320,10 @@ impl Checker {
         let on_covering = self.lock_on_covering(&mut active, &parsed.target, now);
         let locks =
             Obstacles { on_everything: on_everything.as_deref(), on_covering: on_covering.as_deref() };
-        let (settled, error) = self.decide(course, parsed, &active, freshness, locks);
+        let (settled, evaluation, error) = self.decide(course, parsed, &active, freshness, locks);
         let settled = self.unless_locked(course, settled, &active).await;
         let Settled { decision, limited, stands_alone } = settled;
-        Weighed { decision, limited, error, active, stands_alone }
+        Weighed { decision, limited, error, active, stands_alone, evaluation }
     }
 
     /// None if the replica may not be used: then policy sees no grants, and only what rests on none can pass.
@@ -348,14 +370,15 @@ impl Checker {
         active: &[Arc<Grant>],
         freshness: Freshness,
         locks: Obstacles<'_>,
-    ) -> (Settled, Option<String>) {
+    ) -> (Settled, Option<Step>, Option<String>) {
         let Course { rules, caller, .. } = *course;
         let covering = grant::covering(active, &parsed.target);
         let input = input::build(parsed, rules.wanted, || policy::jit(caller, active, &covering, freshness));
         let started = Instant::now();
         let ruling = rules.policy.decide(input);
+        let evaluation = Step { name: "policy", began: started, took: started.elapsed() };
         if course.measure == Measure::Yes {
-            self.metrics.observe_evaluation(started.elapsed());
+            self.metrics.observe_evaluation(evaluation.took);
         }
         match ruling {
             Ok(ruling) => {
@@ -364,9 +387,12 @@ impl Checker {
                 let now = self.clock.now();
                 let is_fresh = freshness.is_fresh() && self.replica.freshness(now).is_fresh();
                 let known = Known { active, covering: &covering, is_fresh, locks };
-                (settle::settle(ruling, rules.policy.grants_key(), known, now), None)
+                (settle::settle(ruling, rules.policy.grants_key(), known, now), Some(evaluation), None)
             }
-            Err(error) => (Settled::plain(Decision::deny(DenyReason::PolicyError)), Some(error.to_string())),
+            Err(error) => {
+                let denied = Settled::plain(Decision::deny(DenyReason::PolicyError));
+                (denied, Some(evaluation), Some(error.to_string()))
+            }
         }
     }
 
@@ -384,49 +410,19 @@ impl Checker {
         &self,
         limited: Vec<Limited>,
         check: &str,
+        request: &CheckRequest,
         observer: &CheckObserver<'_>,
     ) -> Result<Use, DenyReason> {
         let left = self.config.check_timeout.saturating_sub(observer.elapsed());
         match timeout(left, self.store.take_uses(limited, check, left)).await {
             Ok(Ok(outcome)) => Ok(outcome),
             Ok(Err(error)) => {
-                tracing::warn!(check, "a use could not be taken: {error}");
+                let request_id = telling::request_id(request);
+                let request_id = request_id.as_deref();
+                tracing::warn!(check, request_id, "a use could not be taken: {error}");
                 Err(DenyReason::Stale)
             }
             Err(_) => Err(DenyReason::Timeout),
-        }
-    }
-
-    fn record(
-        &self,
-        request: &CheckRequest,
-        answer: &Answer,
-        rules: &Rules,
-        id: &str,
-        observer: &CheckObserver<'_>,
-    ) -> Record {
-        let attributes = request.attributes.as_ref();
-        let http = attributes.and_then(|a| a.request.as_ref()).and_then(|request| request.http.as_ref());
-        let headers = http.map_or_else(headers::Headers::none, headers::Headers::of);
-        let path = http.map_or("", |http| http.path.split('?').next().unwrap_or_default());
-        Record {
-            v: 1,
-            timestamp: self.clock.now().wall,
-            decision_id: id.to_owned(),
-            revision: Arc::clone(&rules.revision),
-            allowed: answer.decision.is_allow(),
-            reason: answer.decision.reason_code(),
-            error: answer.error.clone().or_else(|| answer.bad_request.clone()),
-            principals: answer.caller.principals().iter().map(ToString::to_string).collect(),
-            grants: answer.decision.basis().map(|basis| basis.grants.clone()).unwrap_or_default(),
-            lock: answer.decision.barrier.as_ref().map(|barrier| barrier.lock.clone()),
-            request_id: headers.get("x-request-id").map(str::to_owned),
-            method: http.map(|http| http.method.clone()).unwrap_or_default(),
-            host: http.map(|http| http.host.clone()).unwrap_or_default(),
-            path: path.to_owned(),
-            source: request::source_address(request).map(|address| address.to_string()),
-            headers: audit::masked(headers.iter()),
-            duration_us: u64::try_from(observer.elapsed().as_micros()).unwrap_or(u64::MAX),
         }
     }
 }
@@ -465,6 +461,9 @@ struct AuthorizationService(Arc<Checker>);
 #[tonic::async_trait]
 impl Authorization for AuthorizationService {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
-        Ok(Response::new(self.0.admit(request.into_inner()).await))
+        let text = |name: &str| request.metadata().get(name).and_then(|value| value.to_str().ok());
+        // Of the call itself, which is Envoy's; the request's own headers are anybody's.
+        let parent = self.0.tracer.as_ref().and_then(|_| Parent::of(text("traceparent"), text("tracestate")));
+        Ok(Response::new(self.0.admit(request.into_inner(), parent.as_ref()).await))
     }
 }

@@ -23,6 +23,7 @@ use crate::policy::DecisionPath;
 use crate::replica::Limits;
 use crate::store::{RedisConfig, RedisTls, RedisUrl};
 use crate::telemetry::{LogConfig, LogFormat};
+use crate::trace::TraceConfig;
 use crate::webhook::WebhookConfig;
 
 pub use args::ServeArgs;
@@ -168,6 +169,8 @@ pub struct Config {
     pub api: ApiConfig,
     pub webhooks: Vec<WebhookConfig>,
     pub log: LogConfig,
+    /// None: nothing is traced.
+    pub trace: Option<TraceConfig>,
     pub decision_log: Option<DecisionLogConfig>,
     pub reflection: bool,
     pub max_message_bytes: usize,
@@ -297,6 +300,7 @@ fn assemble(args: &ServeArgs, mut file: FileSettings, problems: &mut Vec<Problem
             level: file.log_level.unwrap_or_else(|| "info".to_owned()),
         },
         decision_log,
+        trace: file.trace,
         reflection: args.reflection || file.reflection == Some(true),
         max_message_bytes: file.max_message_bytes.unwrap_or(DEFAULT_MAX_MESSAGE_BYTES),
         max_grant_ttl,

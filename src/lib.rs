@@ -7,7 +7,7 @@
 //!   [`entitlement`]
 //! * tools: `jws` (signed tokens and their keys), `fetch` (one answer of an HTTP server)
 //! * engines: [`replica`] (live grants in memory), [`metrics`], [`store`] (durable grants), [`policy`] (Rego),
-//!   [`bundle`] (policy from a server), [`audit`] (the decision log)
+//!   [`bundle`] (policy from a server), [`audit`] (the decision log), [`trace`] (spans)
 //! * the desk: [`desk`] (who may ask, agree, extend and end, by the admission policy)
 //! * [`webhook`] (tells receivers what was recorded)
 //! * faces: [`authz`] (Envoy asks), [`api`] (people and programs ask), [`ops`] (orchestrators ask)
@@ -32,6 +32,7 @@ pub mod metrics;
 pub mod policy;
 pub mod replica;
 pub mod store;
+pub mod trace;
 
 pub mod desk;
 pub mod webhook;

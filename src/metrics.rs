@@ -431,6 +431,11 @@ impl CheckObserver<'_> {
         self.started.elapsed()
     }
 
+    #[must_use]
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
     pub fn end(mut self, decision: &Decision) {
         self.has_ended = true;
         let outcome = if decision.is_allow() { "allow" } else { "deny" };

@@ -43,6 +43,7 @@ use crate::ops::{self, PolicyReport, Readiness};
 use crate::policy::{Fingerprint, LoadError};
 use crate::replica::{Replica, Staleness};
 use crate::store::{EmbeddedStore, Ledger, RedisStore, Store, StoreError, Surroundings};
+use crate::trace::{TraceError, Tracer};
 use crate::webhook::WebhookError;
 
 pub use keeper::load as load_policy;
@@ -88,6 +89,8 @@ pub enum ServeError {
     Webhook(#[from] WebhookError),
     #[error(transparent)]
     DecisionLog(#[from] OpenError),
+    #[error(transparent)]
+    Trace(#[from] TraceError),
     #[error(transparent)]
     Contract(#[from] ContractError),
     #[error("metrics cannot be set up")]
@@ -192,7 +195,7 @@ async fn drain(parts: Parts, mut vital: Vital, stop: &watch::Sender<bool>, drain
     if tokio::time::timeout(drain_timeout, vital.wait_for(CHECK_WORKERS)).await.is_err() {
         tracing::warn!(after = ?drain_timeout, "gave up waiting for checks in flight");
     }
-    let Parts { checker, log_writer, .. } = parts;
+    let Parts { checker, log_writer, tracer, .. } = parts;
     // The log's last clone is in the checker; once the workers are gone its writer flushes and ends.
     drop((checker, vital));
     if let Some(writer) = log_writer
@@ -201,6 +204,11 @@ async fn drain(parts: Parts, mut vital: Vital, stop: &watch::Sender<bool>, drain
             .is_err()
     {
         tracing::warn!("the decision log did not finish writing");
+    }
+    if let Some(tracer) = tracer
+        && tokio::task::spawn_blocking(move || tracer.finish(LOG_FLUSH_TIMEOUT)).await.is_err()
+    {
+        tracing::warn!("the last spans were not sent");
     }
 }
 
@@ -212,6 +220,7 @@ struct Parts {
     office: Option<Office>,
     readiness: Arc<Readiness>,
     log_writer: Option<JoinHandle<()>>,
+    tracer: Option<Arc<Tracer>>,
     seen: Fingerprint,
 }
 
@@ -240,6 +249,7 @@ impl Parts {
         let log =
             log.map(|log| DecisionLog::open(&log.target, log.queue, Arc::clone(&metrics))).transpose()?;
         let (log, log_writer) = log.unzip();
+        let tracer = config.trace.as_ref().map(Tracer::new).transpose()?.map(Arc::new);
         let readiness = Arc::new(Readiness {
             policy: Arc::new(PolicyReport::new(Arc::clone(&rules.revision))),
             replica: Arc::clone(&replica),
@@ -254,12 +264,13 @@ impl Parts {
             store: Arc::clone(&store),
             metrics,
             log,
+            tracer: tracer.clone(),
             clock: Clock::System,
             in_flight: AtomicUsize::new(0),
             streams: Streams::default(),
         });
         let office = Office::open(config, &checker, &admission)?;
-        Ok(Self { checker, admission, store, office, readiness, log_writer, seen })
+        Ok(Self { checker, admission, store, office, readiness, log_writer, tracer, seen })
     }
 }
 

@@ -150,9 +150,10 @@ impl Watcher {
 
     fn end(&self, id: u64, decision: Decision) {
         let reason = decision.reason_code();
-        if let Some(name) = self.registry.end(id, decision) {
+        if let Some(known) = self.registry.end(id, decision) {
             self.checker.metrics.count_stream_end(reason);
-            tracing::info!(decision_id = %name, reason, "ended a live stream");
+            let (decision_id, request_id) = (&*known.decision, known.request_id());
+            tracing::info!(decision_id, request_id, reason, "ended a live stream");
         }
     }
 

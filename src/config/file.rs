@@ -16,6 +16,7 @@ use crate::authz::IdentitySource;
 use crate::principal::Kind;
 use crate::store::{ClientCertificate, RedisTls, SentinelLogin};
 use crate::telemetry::LogFormat;
+use crate::trace::TraceConfig;
 use crate::webhook::WebhookConfig;
 
 /// What the file says; `None` where it says nothing.
@@ -57,6 +58,7 @@ pub struct FileSettings {
     pub webhooks: Vec<WebhookConfig>,
     pub log_format: Option<LogFormat>,
     pub log_level: Option<String>,
+    pub trace: Option<TraceConfig>,
     pub decision_log: Option<String>,
     pub decision_log_queue: Option<usize>,
 }
@@ -146,12 +148,37 @@ fn settings(mut root: Section<'_, '_>) -> FileSettings {
         found.log_format = log.get("format", log_format);
         found.log_level = log.get("level", log_level);
     });
+    found.trace = root.section("tracing", tracing).flatten();
     root.section("decision_log", |log| {
         found.decision_log = log.get("to", text);
         found.decision_log_queue = log.get("queue", positive);
     });
     root.finish();
     found
+}
+
+/// What is traced where nothing is said.
+const DEFAULT_SAMPLE: f64 = 0.01;
+
+fn tracing(section: &mut Section<'_, '_>) -> Option<TraceConfig> {
+    let endpoint = section.get("otlp_endpoint", |text| {
+        // A collector elsewhere is fed by one beside: spans name hosts and grants, and go in clear.
+        let is_url =
+            text.starts_with("http://") && text.parse::<http::Uri>().is_ok_and(|url| url.host().is_some());
+        if is_url {
+            Ok(text.to_owned())
+        } else {
+            Err("is http://HOST:PORT of a collector (OTLP over gRPC)".to_owned())
+        }
+    });
+    let sample = section.get("sample", |text| {
+        let share = text.parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share));
+        share.ok_or_else(|| format!("{text:?} is not a share between 0 and 1"))
+    });
+    if endpoint.is_none() {
+        section.complain("needs `otlp_endpoint`");
+    }
+    Some(TraceConfig { endpoint: endpoint?, sample: sample.unwrap_or(DEFAULT_SAMPLE) })
 }
 
 fn redis(section: &mut Section<'_, '_>) -> RedisSettings {

@@ -177,7 +177,7 @@ redis: {tls: {cert_file: /c}}
         "--store: `mysql://` is not supported",
         "/d.yaml:6: limits.check_timeout: \"10\" is not a duration",
         "/d.yaml:7: limits.max_grants: \"0\" is not a whole number above 0",
-        "/d.yaml:9: identity[0]: `source` is jwt, peer, xfcc or header",
+        "/d.yaml:9: identity[0]: `source` is jwt, peer, xfcc, tunnel or header",
         "/d.yaml:10: data_dir: the environment has no NOPE",
         "--api-listen: 0.0.0.0:9292 is not on this machine alone",
         "max_staleness: 50ms is not between",

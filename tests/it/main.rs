@@ -45,4 +45,5 @@ mod streams;
 mod tcp;
 mod tidy;
 mod tls;
+mod traces;
 mod webhooks;

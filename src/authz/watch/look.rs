@@ -1,5 +1,6 @@
 //! One look at one live stream: does what it rests on still stand?
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
@@ -9,7 +10,7 @@ use tokio::time::Instant;
 use super::recent::Footing;
 use super::{Watcher, gone};
 use crate::authz::uses::Spent;
-use crate::authz::{Course, Measure, request, settle};
+use crate::authz::{Course, Measure, request, settle, telling};
 use crate::clock::{BootTime, Now};
 use crate::decision::{Decision, DenyReason, MIN_REMAINING};
 use crate::grant::Grant;
@@ -53,6 +54,13 @@ pub enum Looked {
 }
 
 impl Known {
+    /// Envoy's name for the request, if the request is known.
+    #[must_use]
+    pub fn request_id(&self) -> Option<String> {
+        let request = CheckRequest::decode(self.request.as_deref()?).ok()?;
+        telling::request_id(&request).map(Cow::into_owned)
+    }
+
     /// When its grants, as they are now, end.
     #[must_use]
     pub fn ending(self, now: Now) -> Self {

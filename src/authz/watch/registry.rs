@@ -57,11 +57,11 @@ impl Registry {
         self.state().take(id).is_some()
     }
 
-    /// The name of the decision that let it in, if it was still there.
-    pub fn end(&self, id: u64, decision: Decision) -> Option<Arc<str>> {
+    /// What was known of it, if it was still there.
+    pub fn end(&self, id: u64, decision: Decision) -> Option<Arc<Known>> {
         let Entry { known, end } = self.state().take(id)?;
         // Nobody listens any more if the stream ended in this moment.
-        end.send(decision).ok().map(|()| Arc::clone(&known.decision))
+        end.send(decision).ok().map(|()| known)
     }
 
     pub fn get(&self, id: u64) -> Option<Arc<Known>> {

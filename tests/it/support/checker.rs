@@ -50,6 +50,7 @@ pub fn on(sources: &Sources, replica: &Arc<Replica>, metrics: &Arc<Metrics>, sto
         store: Arc::clone(store),
         metrics: Arc::clone(metrics),
         log: None,
+        tracer: None,
         clock: Clock::System,
         in_flight: AtomicUsize::new(0),
         streams: Streams::default(),
