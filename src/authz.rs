@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::Authorization;
 use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
+use prost::Message;
 use tokio::time::{timeout, timeout_at};
 use tonic::{Request, Response, Status};
 
@@ -179,7 +180,9 @@ impl Checker {
     async fn admit(&self, request: CheckRequest, parent: Option<&Parent>) -> CheckResponse {
         let decision = uuid::Uuid::new_v4();
         let (response, admission) = self.respond(decision, &request, parent).await;
-        if let Some((caller, footing, revision)) = admission {
+        if let Some((caller, footing, revision)) = admission
+            && request.encoded_len() <= watch::MAX_KEPT_BYTES
+        {
             self.streams.recent.put(Admitted { decision, request, caller, footing, revision });
         }
         response

@@ -132,22 +132,18 @@ impl LockMetrics {
 pub enum Unwatched {
     /// The metadata of ext_authz did not come with it: not forwarded, or ext_authz is off on that route.
     NoDecision,
-    /// It rests on a grant that this instance does not hold.
-    UnknownGrant,
     TooMany,
     DryRun,
     Stopping,
 }
 
 impl Unwatched {
-    const ALL: [Self; 5] =
-        [Self::NoDecision, Self::UnknownGrant, Self::TooMany, Self::DryRun, Self::Stopping];
+    const ALL: [Self; 4] = [Self::NoDecision, Self::TooMany, Self::DryRun, Self::Stopping];
 
     #[must_use]
     pub const fn code(self) -> &'static str {
         match self {
             Self::NoDecision => "no_decision",
-            Self::UnknownGrant => "unknown_grant",
             Self::TooMany => "too_many",
             Self::DryRun => "dry_run",
             Self::Stopping => "stopping",

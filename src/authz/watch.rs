@@ -25,10 +25,10 @@ use crate::decision::{Decision, DenyReason};
 use crate::replica::Change;
 
 pub use call::WatchService;
-pub use recent::{Admitted, Footing, Recent};
+pub use recent::{Admitted, Footing, MAX_KEPT_BYTES, Recent};
 
 use look::{Depth, Looked};
-use registry::Registry;
+use registry::{Ending, Registry};
 
 /// How late the watch ends a stream whose grant has ended. Envoy's own timer and gRPC's deadline are exact, and say more
 /// to the client; this is for streams on whose way the deadline header was lost.
@@ -37,6 +37,10 @@ pub const END_GRACE: Duration = Duration::from_millis(75);
 const CLOCK_PERIOD: Duration = Duration::from_secs(1);
 /// Before what nobody could tell is looked at again.
 const RETRY_PERIOD: Duration = Duration::from_millis(100);
+/// How a stream that ended by itself is counted.
+const CLOSED: &str = "closed";
+/// For a grant that another instance let a stream in by to come here, too. A push takes a millisecond, a new copy a second.
+const GRANT_PATIENCE: Duration = Duration::from_secs(1);
 /// Streams that are decided anew before checks of the same thread have their turn.
 const DECISIONS_PER_TURN: usize = 16;
 
@@ -70,22 +74,30 @@ impl Watcher {
         let mut changes = self.checker.replica.changes();
         let mut is_stopped = std::pin::pin!(until_stopped(stopped));
         let mut are_policies_over = false;
+        let mut in_force = self.revision();
         loop {
             tokio::select! {
                 change = changes.recv() => self.note(change),
-                policy = policies.changed(), if !are_policies_over => match policy {
-                    Ok(()) => self.registry.look_at_all(Depth::Policy),
-                    Err(_) => are_policies_over = true,
-                },
+                turn = policies.changed(), if !are_policies_over => are_policies_over = turn.is_err(),
                 () = self.registry.has_news() => {}
                 () = sleep_until(self.next_look()) => {}
                 () = &mut is_stopped => break,
             }
             while self.note_waiting(&mut changes) {}
+            let now_in_force = self.revision();
+            if !Arc::ptr_eq(&in_force, &now_in_force) {
+                self.registry.look_at_all(Depth::Policy);
+                in_force = now_in_force;
+            }
             self.settle().await;
         }
         self.registry.let_all_go();
         std::future::pending().await
+    }
+
+    /// Each policy that comes into force has one of its own, also if it reads the same.
+    fn revision(&self) -> Arc<str> {
+        Arc::clone(&self.checker.rules.current().revision)
     }
 
     fn note(&self, change: Result<Change, RecvError>) {
@@ -150,10 +162,14 @@ impl Watcher {
 
     fn end(&self, id: u64, decision: Decision) {
         let reason = decision.reason_code();
-        if let Some(known) = self.registry.end(id, decision) {
-            self.checker.metrics.count_stream_end(reason);
-            let (decision_id, request_id) = (&*known.decision, known.request_id());
-            tracing::info!(decision_id, request_id, reason, "ended a live stream");
+        match self.registry.end(id, decision) {
+            Ending::Told(known) => {
+                self.checker.metrics.count_stream_end(reason);
+                let (decision_id, request_id) = (&*known.decision, known.request_id());
+                tracing::info!(decision_id, request_id, reason, "ended a live stream");
+            }
+            Ending::JustClosed => self.checker.metrics.count_stream_end(CLOSED),
+            Ending::Unknown => {}
         }
     }
 
@@ -163,9 +179,9 @@ impl Watcher {
     }
 }
 
-/// The end of a stream whose grant is gone.
-fn gone(has_ended: bool) -> Decision {
-    Decision::deny(if has_ended { DenyReason::GrantExpired } else { DenyReason::GrantRevoked })
+/// Why a stream ends whose grant is gone.
+fn gone(has_ended: bool) -> DenyReason {
+    if has_ended { DenyReason::GrantExpired } else { DenyReason::GrantRevoked }
 }
 
 async fn until_stopped(mut stopped: watch::Receiver<bool>) {

@@ -32,9 +32,9 @@ use tonic::{Response, Status};
 use tonic_prost::ProstCodec;
 use uuid::Uuid;
 
-use super::Watcher;
 use super::look::Known;
 use super::recent::{Admitted, Footing};
+use super::{CLOSED, GRANT_PATIENCE, Watcher};
 use crate::authz::{identity, request};
 use crate::decision::{Decision, DeniedHttp, DenyReason, Verdict};
 use crate::metrics::Unwatched;
@@ -48,6 +48,8 @@ const YIELD_BYTES: usize = 4096;
 /// `grpc-status` of a stream that was ended (PERMISSION_DENIED), and of one that ran out (DEADLINE_EXCEEDED).
 const PERMISSION_DENIED: u32 = 7;
 const DEADLINE_EXCEEDED: u32 = 4;
+/// Under which Envoy's ext_authz leaves metadata, unless it is called otherwise.
+const EXT_AUTHZ: &str = "envoy.filters.http.ext_authz";
 /// What Envoy's access log shows in `%RESPONSE_CODE_DETAILS%` is this and the reason.
 const DETAILS_PREFIX: &str = "daypass_";
 
@@ -224,7 +226,7 @@ impl Call {
         let place = Place::take(watcher).ok_or(Unwatched::TooMany)?;
         let known = match watcher.checker.streams.recent.take(decided.id) {
             Some(admitted) => exact(admitted),
-            None => watcher.inferred(&decided, headers, metadata)?,
+            None => watcher.inferred(&decided, headers, metadata),
         };
         let (give, end) = oneshot::channel();
         let known = known.ending(watcher.checker.clock.now());
@@ -236,7 +238,7 @@ impl Call {
         if let State::Watched(Watched { id, .. }) = std::mem::replace(&mut self.state, State::Over)
             && self.watcher.registry.remove(id)
         {
-            self.watcher.checker.metrics.count_stream_end("closed");
+            self.watcher.checker.metrics.count_stream_end(CLOSED);
         }
     }
 }
@@ -255,7 +257,9 @@ struct Decided {
 
 impl Decided {
     fn of(metadata: &Metadata) -> Option<Self> {
-        metadata.filter_metadata.values().find_map(|fields| {
+        // By its own name where it has it; generators of configurations give it others.
+        let own = metadata.filter_metadata.get(EXT_AUTHZ).into_iter();
+        own.chain(metadata.filter_metadata.values()).find_map(|fields| {
             let text = |name: &str| match fields.fields.get(name)?.kind.as_ref()? {
                 ValueKind::StringValue(text) => Some(text.as_str()),
                 _ => None,
@@ -276,22 +280,24 @@ fn exact(admitted: Admitted) -> Known {
         request: Some(request.encode_to_vec().into()),
         revision: Some(revision),
         end: None,
+        missing: Vec::new(),
+        missing_until: None,
     }
 }
 
 impl Watcher {
     /// What can be known of a stream whose request is gone: the first ones after the start, those that another instance
     /// decided. Its caller is whom the forwarded metadata and headers name, and its grants.
-    fn inferred(
-        &self,
-        decided: &Decided,
-        headers: &HttpHeaders,
-        metadata: Option<&Metadata>,
-    ) -> Result<Known, Unwatched> {
+    fn inferred(&self, decided: &Decided, headers: &HttpHeaders, metadata: Option<&Metadata>) -> Known {
         let replica = &self.checker.replica;
-        let grants = decided.grants.iter().map(|id| replica.get(id)).collect::<Option<Vec<_>>>();
-        // One that this instance does not hold: gone already, or not here yet. It cannot be looked at.
-        let grants = grants.ok_or(Unwatched::UnknownGrant)?;
+        let (mut grants, mut missing) = (Vec::new(), Vec::new());
+        for id in &decided.grants {
+            match replica.get(id) {
+                Some(grant) => grants.push(grant),
+                None => missing.push(id.clone()),
+            }
+        }
+        let missing_until = (!missing.is_empty()).then(|| self.checker.clock.now().boot + GRANT_PATIENCE);
         let request = seen_by_ext_proc(headers, metadata.cloned());
         let parsed = request::parse(&request, crate::authz::BodyParsing::Skip);
         let caller =
@@ -300,14 +306,16 @@ impl Watcher {
         let subjects = grants.iter().map(|grant| grant.subject.clone());
         let mut principals: Vec<_> = caller.principals().iter().cloned().chain(subjects).collect();
         principals.dedup();
-        Ok(Known {
+        Known {
             decision: decided.id.to_string().into(),
             caller: Caller::new(principals),
             footing: Footing { grants, stands_alone: false },
             request: None,
             revision: None,
             end: None,
-        })
+            missing,
+            missing_until,
+        }
     }
 }
 

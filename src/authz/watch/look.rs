@@ -39,6 +39,9 @@ pub struct Known {
     pub revision: Option<Arc<str>>,
     /// When the first of its grants ends.
     pub end: Option<BootTime>,
+    /// Grants that the stream rests on and this instance has not got, and until when they may still come.
+    pub missing: Vec<String>,
+    pub missing_until: Option<BootTime>,
 }
 
 /// What a look found.
@@ -79,20 +82,20 @@ impl Watcher {
     pub(super) fn look(&self, known: &Known, depth: Depth) -> Looked {
         let replica = &self.checker.replica;
         let now = self.checker.clock.now();
+        if !known.missing.is_empty() {
+            return self.look_for_missing(known, now);
+        }
         let mut grants = Vec::with_capacity(known.footing.grants.len());
-        let mut is_other = false;
+        // An end that has passed and is none: dates are judged by a clock that somebody may set.
+        let mut is_other = known.end.is_some() && is_late(known, now);
         for grant in &known.footing.grants {
             let is_ending = grant.lifetime.remaining(now) < MIN_REMAINING;
             match replica.get(grant.id.as_str()) {
                 // Envoy's timer is about to end it, and says so better.
                 None if is_ending && !is_late(known, now) => return Looked::Same,
-                None => return Looked::Over(Box::new(gone(is_ending))),
-                Some(current) if !current.lifetime.is_active(now) => {
-                    return if is_late(known, now) {
-                        Looked::Over(Box::new(gone(current.lifetime.has_ended(now))))
-                    } else {
-                        Looked::Same
-                    };
+                None => return Looked::over(gone(is_ending)),
+                Some(current) if current.lifetime.has_ended(now) => {
+                    return if is_late(known, now) { Looked::over(gone(true)) } else { Looked::Same };
                 }
                 Some(current) if Arc::ptr_eq(&current, grant) => grants.push(current),
                 Some(current) if is_same_access(&current, grant) => {
@@ -122,6 +125,21 @@ impl Watcher {
             return Looked::Other(Known { footing, ..known.clone() }.ending(now));
         }
         Looked::Same
+    }
+
+    /// Two instances hear of a grant within a moment of each other. One that does not come was revoked in that moment.
+    fn look_for_missing(&self, known: &Known, now: Now) -> Looked {
+        let find = |id: &String| self.checker.replica.get(id);
+        match known.missing.iter().map(find).collect::<Option<Vec<_>>>() {
+            Some(found) => {
+                let grants = known.footing.grants.iter().cloned().chain(found).collect();
+                let footing = Footing { grants, ..known.footing };
+                let known = Known { footing, missing: Vec::new(), missing_until: None, ..known.clone() };
+                Looked::Other(known.ending(now))
+            }
+            None if known.missing_until.is_some_and(|until| now.boot < until) => Looked::Unknown,
+            None => Looked::over(DenyReason::GrantRevoked),
+        }
     }
 
     /// While the replica is not to be trusted. What ended by its own clock has ended.

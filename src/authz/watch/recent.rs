@@ -18,6 +18,10 @@ const RINGS: usize = 16;
 /// Per ring, of some 3 KiB each. Envoy opens the watch in the same moment as it reads the answer.
 const SLOTS: usize = 128;
 
+/// Of one request, encoded. Streams hold theirs as long as they live, and callers write headers and bodies. A larger one is
+/// watched without.
+pub const MAX_KEPT_BYTES: usize = 12 * 1024;
+
 /// What an allow rests on.
 #[derive(Debug, Clone, Default)]
 pub struct Footing {

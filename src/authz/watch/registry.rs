@@ -33,6 +33,15 @@ struct Entry {
     end: oneshot::Sender<Decision>,
 }
 
+/// What became of ending a stream.
+pub enum Ending {
+    /// It was told to, and this is what was known of it.
+    Told(Arc<Known>),
+    /// It ended by itself in this moment.
+    JustClosed,
+    Unknown,
+}
+
 impl Registry {
     /// The number of a new stream, which is looked at right away: much may have happened since it was decided. None when
     /// the process stops.
@@ -57,11 +66,9 @@ impl Registry {
         self.state().take(id).is_some()
     }
 
-    /// What was known of it, if it was still there.
-    pub fn end(&self, id: u64, decision: Decision) -> Option<Arc<Known>> {
-        let Entry { known, end } = self.state().take(id)?;
-        // Nobody listens any more if the stream ended in this moment.
-        end.send(decision).ok().map(|()| known)
+    pub fn end(&self, id: u64, decision: Decision) -> Ending {
+        let Some(Entry { known, end }) = self.state().take(id) else { return Ending::Unknown };
+        if end.send(decision).is_ok() { Ending::Told(known) } else { Ending::JustClosed }
     }
 
     pub fn get(&self, id: u64) -> Option<Arc<Known>> {
