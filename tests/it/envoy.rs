@@ -70,7 +70,7 @@ fn start_envoy(dir: &Path, check: &str, upstream: u16) -> Option<Demo> {
     let token = envoy::token(dir, "alice")?;
     let changes = [("port_value: 9191", port(check)), ("port_value: 8080", port(&upstream.to_string()))];
     let changes = changes.each_ref().map(|(from, to)| (*from, to.as_str()));
-    Some(Demo { envoy: Envoy::start("envoy.yaml", dir, &changes)?, token })
+    Some(Demo { envoy: Envoy::start("jwt.yaml", dir, &changes)?, token })
 }
 
 impl Demo {
