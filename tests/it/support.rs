@@ -7,7 +7,9 @@ pub mod daypass;
 pub mod desk;
 pub mod envoy;
 pub mod fake_api;
+pub mod fake_checker;
 pub mod journal;
+pub mod mirror;
 pub mod people;
 pub mod proxy;
 pub mod random;
@@ -15,6 +17,7 @@ pub mod receiver;
 pub mod redis;
 pub mod request;
 pub mod sidecar;
+pub mod wire;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};

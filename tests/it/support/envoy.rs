@@ -112,9 +112,12 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
-        let san = |san: &&str| match san.contains("://") {
-            true => SanType::URI((*san).try_into().unwrap()),
-            false => SanType::DnsName((*san).try_into().unwrap()),
+        let san = |san: &&str| {
+            if san.contains("://") {
+                SanType::URI((*san).try_into().unwrap())
+            } else {
+                SanType::DnsName((*san).try_into().unwrap())
+            }
         };
         params.subject_alt_names = subject_alt_names.iter().map(san).collect();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();

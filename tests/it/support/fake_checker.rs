@@ -20,7 +20,7 @@ use tonic::codegen::Bytes;
 
 #[derive(Debug, Clone)]
 pub enum Behaviour {
-    Answer(CheckResponse),
+    Answer(Box<CheckResponse>),
     /// A message of these bytes, and status 0.
     Message(Vec<u8>),
     /// Status 0, and no message.
@@ -64,7 +64,7 @@ impl FakeChecker {
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let shared = Arc::new(Shared {
-            behaviour: Mutex::new(Behaviour::Answer(allow())),
+            behaviour: Mutex::new(Behaviour::Answer(Box::new(allow()))),
             requests: Mutex::new(Vec::new()),
             close: Notify::new(),
         });
@@ -90,7 +90,7 @@ impl FakeChecker {
     }
 
     pub fn answer(&self, response: CheckResponse) {
-        self.set(Behaviour::Answer(response));
+        self.set(Behaviour::Answer(Box::new(response)));
     }
 
     /// The checks that came since the last call.

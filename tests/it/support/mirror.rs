@@ -4,6 +4,9 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
+const UPGRADED: &str =
+    "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n";
+
 pub struct Mirror {
     pub address: String,
     heads: Arc<Mutex<Vec<String>>>,
@@ -41,16 +44,17 @@ fn serve(mut stream: TcpStream, heads: &Mutex<Vec<String>>) {
             let length = lower.split("content-length: ").nth(1).and_then(|rest| rest.lines().next());
             let length = length.and_then(|length| length.trim().parse::<usize>().ok()).unwrap_or(0);
             let is_chunked = lower.contains("transfer-encoding: chunked");
-            let used = match is_chunked {
-                true => rest.find("0\r\n\r\n").map(|at| at + 5),
-                false => (rest.len() >= length).then_some(length),
+            let used = if is_chunked {
+                rest.find("0\r\n\r\n").map(|at| at + 5)
+            } else {
+                (rest.len() >= length).then_some(length)
             };
             if let Some(used) = used {
                 heads.lock().unwrap().push(head.to_owned());
-                let answer = match lower.contains("upgrade: websocket") {
-                    true => "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n"
-                        .to_owned(),
-                    false => format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{head}", head.len()),
+                let answer = if lower.contains("upgrade: websocket") {
+                    UPGRADED.to_owned()
+                } else {
+                    format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{head}", head.len())
                 };
                 if stream.write_all(answer.as_bytes()).is_err() {
                     return;

@@ -23,16 +23,7 @@ pub struct Wire {
 pub struct Answer {
     /// 0 if the connection ended without an answer.
     pub status: u16,
-    /// Everything up to the empty line, names in lower case.
-    pub head: String,
     pub body: String,
-}
-
-impl Answer {
-    pub fn header(&self, name: &str) -> Option<&str> {
-        let start = format!("{name}: ");
-        self.head.lines().find_map(|line| line.strip_prefix(&start))
-    }
 }
 
 trait Stream: Read + Write {}
@@ -143,9 +134,5 @@ fn is_whole(bytes: &[u8]) -> bool {
 fn parse(text: &str) -> Answer {
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((text, ""));
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
-    let lines = head.split("\r\n").map(|line| match line.split_once(": ") {
-        Some((name, value)) => format!("{}: {value}\n", name.to_ascii_lowercase()),
-        None => format!("{line}\n"),
-    });
-    Answer { status, head: lines.collect(), body: body.to_owned() }
+    Answer { status, body: body.to_owned() }
 }
