@@ -82,7 +82,7 @@ fn a_check_that_is_switched_off_at_runtime_denies() {
     let Some(ground) = Ground::new() else { return };
     let daypass = ground.daypass(&[]);
     let off = format!(
-        "{EXT_AUTHZ}              filter_enabled: {{ default_value: {{ numerator: 0 }}, runtime_key: off }}\n"
+        "{EXT_AUTHZ}              filter_enabled: {{ default_value: {{ numerator: 0 }}, runtime_key: daypass.enabled }}\n"
     );
     let change: Changes<'_> = &[(EXT_AUTHZ, &off)];
     let Some(found) = with_mistake(&ground, &daypass.check, [change; 3]) else { return };
@@ -114,6 +114,7 @@ fn an_allow_that_daypass_cannot_have_sent_is_caught() {
     };
     for (behaviour, on_hardened, on_guarded) in [
         (Behaviour::Message(Vec::new()), 200, 403),
+        (Behaviour::Http(200, "text/html"), 200, 403),
         (Behaviour::Answer(Box::new(allow())), 200, 403),
         (saying("no_grant"), 200, 403),
         (saying("dry_run"), 200, 403),
@@ -148,7 +149,7 @@ fn a_policy_for_opa_envoy_passes_the_guard_that_its_comment_describes() {
     let policy = write_file(
         ground.dir.path(),
         "p.rego",
-        "package envoy.authz\nallow if input.attributes.request.http.path == \"/a\"",
+        "package envoy.authz\ndefault allow := false\nallow if input.attributes.request.http.path == \"/a\"",
     );
     let daypass = ground.daypass(&["--policy", &policy]);
     let instead = (

@@ -75,14 +75,15 @@ fn what_a_client_may_not_say_reaches_nobody() {
 #[test]
 fn an_address_in_a_header_is_nobodys_address() {
     let Some(pair) = Pair::start() else { return };
-    for (side, forwarded) in [(&pair.bare, "10.9.9.9"), (&pair.hardened, "10.9.9.9,127.0.0.1")] {
+    for (side, forwarded) in [(&pair.bare, "10.9.9.9"), (&pair.hardened, "10.9.9.9,")] {
         pair.checker.take();
         assert_eq!(side.get("/a", "x-forwarded-for: 10.9.9.9\r\n").status, 200);
         let attributes = pair.checker.take().pop().unwrap().attributes.unwrap();
         let source = format!("{:?}", attributes.source.unwrap());
         assert!(source.contains("127.0.0.1") && !source.contains("10.9.9.9"), "{source}");
         let headers = attributes.request.unwrap().http.unwrap().headers;
-        assert_eq!(headers["x-forwarded-for"], forwarded);
+        // Envoy appends an address of this machine.
+        assert!(headers["x-forwarded-for"].starts_with(forwarded), "{headers:?}");
     }
     // And `source.service`, which is a header too.
     for (side, service) in [(&pair.bare, "admin"), (&pair.hardened, "")] {

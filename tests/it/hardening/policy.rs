@@ -24,8 +24,10 @@ fn half_a_body_decides_nothing() {
     let body = format!(
         "{EXT_AUTHZ}              with_request_body: {{ max_request_bytes: 64, allow_partial_message: true }}\n"
     );
+    let raw = format!("{body}              encode_raw_headers: true\n");
     for side in [
         ground.bare(&daypass.check, &[(EXT_AUTHZ, &body)]),
+        ground.bare(&daypass.check, &[(EXT_AUTHZ, &raw)]),
         ground.shipped("hardened.yaml", &daypass.check, &[(EXT_AUTHZ, &body)]),
     ] {
         let Some(side) = side else { return };
@@ -34,6 +36,10 @@ fn half_a_body_decides_nothing() {
         // The first 64 bytes are a whole document; what follows changes the amount for readers that take the last.
         let hidden = format!(r#"{{"amount": 50}}{} {{"amount": 5000}}"#, " ".repeat(60));
         assert_eq!(post(&side, &hidden, ""), 403);
+        // Whatever the client says about it.
+        for claim in ["false", "true"] {
+            assert_eq!(post(&side, &hidden, &format!("x-envoy-auth-partial-body: {claim}\r\n")), 403);
+        }
     }
 }
 

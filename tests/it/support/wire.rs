@@ -73,14 +73,14 @@ impl Wire {
         read(&mut *stream, is_whole)
     }
 
-    /// Everything that comes until the connection ends, or nothing came for a second.
+    /// Everything that comes until the connection ends, or nothing came for a while.
     pub fn send_and_drain(&self, bytes: impl AsRef<[u8]>) -> String {
         let mut stream = self.connect();
         let _ = stream.write_all(bytes.as_ref()).and_then(|()| stream.flush());
         let mut all = Vec::new();
         let mut last = Instant::now();
         let mut buffer = [0; 8192];
-        while last.elapsed() < Duration::from_secs(1) {
+        while last.elapsed() < Duration::from_millis(600) {
             match stream.read(&mut buffer) {
                 Ok(count @ 1..) => {
                     all.extend_from_slice(&buffer[..count]);
