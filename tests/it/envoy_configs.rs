@@ -183,6 +183,14 @@ fn the_hardened_configuration_takes_a_certificate_beside_the_token() {
     let liar = another_authority(&ground, "spiffe://corp.example/gateway");
     let liar = Wire::tls(&side.envoy.ingress, &ground.keys(), Some(liar));
     assert_eq!(liar.request("GET", "/a", HOST, &side.credentials()).status, 0, "it does not verify");
+    // With a list of names Envoy demands a certificate of everybody.
+    let ca = "trusted_ca: { filename: envoy/keys/ca.crt }\n";
+    let names = "              match_typed_subject_alt_names: [{ san_type: URI, matcher: { prefix: \"spiffe://corp.example/\" } }]\n";
+    let listed = format!("{ca}{names}");
+    let Some(demanding) = ground.shipped("hardened.yaml", &daypass.check, &[(ca, &listed)]) else { return };
+    assert_eq!(demanding.get("/a", "").status, 0);
+    let gateway = Wire::tls(&demanding.envoy.ingress, &ground.keys(), Some("gateway"));
+    assert_eq!(gateway.request("GET", "/a", HOST, &side.credentials()).status, 200);
     // Envoy answers for itself, without a token and without daypass.
     assert_eq!(side.wire.request("GET", "/healthz", HOST, "").body, "ok\n");
 }

@@ -97,18 +97,22 @@ fn a_breaker_that_is_too_small_denies() {
     let Some(pair) = Pair::start() else { return };
     let one = ("max_requests: 4096", "max_requests: 1");
     let Some(narrow) = pair.ground.shipped("hardened.yaml", &pair.checker.address, &[one]) else { return };
+    let cluster = "  - name: daypass\n    type: STATIC\n";
+    let one = format!("{cluster}    circuit_breakers: {{ thresholds: [{{ max_requests: 1 }}] }}\n");
+    let Some(bare) = pair.ground.bare(&pair.checker.address, &[(cluster, &one)]) else { return };
     pair.checker.set(Behaviour::Late(Duration::from_millis(150)));
-    for (side, expected) in [(&narrow, [1, 3]), (&pair.hardened, [4, 0])] {
+    for (side, expected) in [(&bare, [1, 0, 3]), (&narrow, [1, 3, 0]), (&pair.hardened, [4, 0, 0])] {
         let statuses: Vec<u16> = std::thread::scope(|scope| {
             let requests: Vec<_> = (0..4).map(|_| scope.spawn(|| side.get("/a", "").status)).collect();
             requests.into_iter().map(|request| request.join().unwrap()).collect()
         });
         let count = |status| statuses.iter().filter(|found| **found == status).count();
-        assert_eq!([count(200), count(503)], expected, "{statuses:?}");
+        assert_eq!([count(200), count(503), count(403)], expected, "{statuses:?}");
     }
 }
 
-fn says(name: &str, value: &str) -> CheckResponse {
+/// An allow that sets a header of the request.
+pub fn says(name: &str, value: &str) -> CheckResponse {
     #[expect(deprecated, reason = "Envoy 1.40 reads nothing else for request headers")]
     let header = HeaderValueOption {
         header: Some(HeaderValue { key: name.into(), value: value.into(), raw_value: Vec::new() }),
@@ -200,7 +204,7 @@ fn a_policy_that_wants_more_than_is_listed_is_answered_500() {
     let Some(hardened) = ground.shipped("hardened.yaml", &daypass.check, &[]) else { return };
     let Some(bare) = ground.bare(&daypass.check, &[]) else { return };
     assert_eq!((bare.get("/a", "").status, hardened.get("/a", "").status), (200, 500));
-    assert!(hardened.envoy.log().contains("ext_authz_invalid"), "{}", hardened.envoy.log());
+    wait_for("the access log", || hardened.envoy.log().contains("ext_authz_invalid").then_some(()));
     policy(r#"{":path": "/other"}"#);
     wait_for("the other policy", || {
         ground.mirror.take();

@@ -63,7 +63,7 @@ fn the_document_names_the_envoy_that_it_was_tried_on() {
     let Some(envoy) = tool("envoy") else { return };
     let output = Command::new(envoy).arg("--version").output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let version = text.split('/').nth(1).unwrap();
+    let version = text.split("version: ").nth(1).and_then(|rest| rest.split('/').nth(1)).unwrap();
     assert!(document().contains(&format!("Envoy {version}")), "{text}");
 }
 

@@ -4,9 +4,10 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::rig::{Findings, Ground, HOST, Pair};
+use super::answers::says;
+use super::rig::{EXT_AUTHZ, Findings, Ground, HOST, Pair};
 use crate::support::envoy::{Envoy, port};
-use crate::support::fake_checker::Behaviour;
+use crate::support::fake_checker::{Behaviour, FakeChecker};
 use crate::support::tool;
 
 #[test]
@@ -120,6 +121,33 @@ fn no_answer_outlasts_the_cap_of_the_listener() {
     assert!(found > 30, "{found} ticks");
 }
 
+/// Two ways to lose the deadline: rules that do not list its header drop it without a word, and 0 is no limit at all. daypass
+/// never says 0, and hardened.yaml lists the header.
+#[test]
+fn a_deadline_is_lost_by_rules_without_it_and_by_zero() {
+    let Some(ground) = Ground::new() else { return };
+    let (daypass, checker) = (ground.daypass(&[]), FakeChecker::start());
+    let ticks = port(&format!("127.0.0.1:{}", crate::envoy::ticking_upstream()));
+    let own = port(&ground.mirror.address);
+    let to_ticks = (own.as_str(), ticks.as_str());
+    let empty = format!("{EXT_AUTHZ}              decoder_header_mutation_rules: {{}}\n");
+    let sides = [
+        ground.bare(&daypass.check, &[to_ticks, (EXT_AUTHZ, &empty)]),
+        ground.bare(&checker.address, &[to_ticks]),
+        ground.shipped("hardened.yaml", &daypass.check, &[to_ticks]),
+    ];
+    let [Some(dropped), Some(zero), Some(kept)] = sides else { return };
+    checker.answer(says("x-envoy-upstream-stream-duration-ms", "0"));
+    daypass.grant(&["create", "--subject", "user:alice", "--host", HOST, "--ttl", "2s"]).unwrap();
+    let found = std::thread::scope(|scope| {
+        [&dropped, &zero, &kept]
+            .map(|side| scope.spawn(|| side.get("/ticks", "").body.matches("tick").count()))
+            .map(|count| count.join().unwrap())
+    });
+    println!("ticks of 100 ms: {found:?}");
+    assert!(found[0] > 30 && found[1] > 30 && (5..=21).contains(&found[2]), "{found:?}");
+}
+
 /// A body that never ends does not keep the check from being made, unless Envoy is told to send bodies.
 #[test]
 fn an_unfinished_body_is_checked_unless_envoy_waits_for_it() {
@@ -127,9 +155,9 @@ fn an_unfinished_body_is_checked_unless_envoy_waits_for_it() {
     let checker = &pair.checker.address;
     let body = format!(
         "{}              with_request_body: {{ max_request_bytes: 10, allow_partial_message: false }}\n",
-        super::rig::EXT_AUTHZ
+        EXT_AUTHZ
     );
-    let Some(waits) = pair.ground.bare(checker, &[(super::rig::EXT_AUTHZ, &body)]) else { return };
+    let Some(waits) = pair.ground.bare(checker, &[(EXT_AUTHZ, &body)]) else { return };
     pair.checker.set(Behaviour::Error("13"));
     for (name, side, expected) in
         [("bare", &pair.bare, 403), ("hardened", &pair.hardened, 503), ("waits", &waits, 0)]

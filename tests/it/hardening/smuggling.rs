@@ -101,4 +101,9 @@ fn two_hosts_are_no_host_that_a_grant_covers() {
     assert_eq!(with("host: orders.example\r\n"), 200);
     assert_eq!(with("host: orders.example\r\nhost: evil.example\r\n"), 403);
     assert_eq!(with("host: \r\n"), 403);
+    // One, however it is written, is the one that the grant names.
+    for host in ["ORDERS.example", "orders.example.", "orders.EXAMPLE:10000", "orders.example.:443"] {
+        assert_eq!(with(&format!("host: {host}\r\n")), 200, "{host}");
+    }
+    assert_eq!(with("host: orders.example.evil\r\n"), 403);
 }

@@ -3,7 +3,7 @@
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::{Value, json};
 
-use super::rig::{Findings, HOST, Pair};
+use super::rig::{BARE, Findings, Ground, HOST, Pair};
 
 /// A token with this header and these claims, signed with the key of the test or another.
 fn token(header: &Value, claims: &Value, key: &[u8]) -> String {
@@ -90,4 +90,38 @@ fn claims_come_from_the_token_alone() {
         let text = format!("{:?}", context.filter_metadata);
         assert!(text.contains("alice") && !text.contains("bob"), "{text}");
     }
+}
+
+/// Without the namespace, or with the check before the token is verified, there are no claims, and nobody is anybody.
+#[test]
+fn without_verified_claims_nobody_is_anybody() {
+    let Some(ground) = Ground::new() else { return };
+    let daypass = ground.daypass(&[]);
+    daypass.grant(&["create", "--subject", "user:alice", "--host", HOST, "--ttl", "5m"]).unwrap();
+    let authz = section(
+        BARE,
+        "          - name: envoy.filters.http.ext_authz",
+        "          - name: envoy.filters.http.router",
+    );
+    let jwt = section(
+        BARE,
+        "          - name: envoy.filters.http.jwt_authn",
+        "          - name: envoy.filters.http.ext_authz",
+    );
+    let swapped = BARE.replace(&format!("{jwt}{authz}"), &format!("{authz}{jwt}"));
+    let namespace = "              metadata_context_namespaces: [envoy.filters.http.jwt_authn]\n";
+    let unnamed = BARE.replace(namespace, "");
+    assert!(swapped != BARE && unnamed != BARE);
+    for (text, expected) in [(BARE, 200), (swapped.as_str(), 403), (unnamed.as_str(), 403)] {
+        let Some(side) = ground.text(text, &daypass.check) else { return };
+        let answer = side.get("/a", "");
+        assert_eq!(answer.status, expected, "{}", answer.body);
+        assert!(expected == 200 || answer.body.contains("\"principals\":[]"), "{}", answer.body);
+    }
+}
+
+/// From the one line up to the other.
+fn section<'a>(text: &'a str, from: &str, to: &str) -> &'a str {
+    let start = text.find(from).unwrap();
+    &text[start..start + text[start..].find(to).unwrap()]
 }
