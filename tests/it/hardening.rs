@@ -6,6 +6,7 @@ mod answers;
 mod document;
 mod guard;
 mod headers;
+mod http2;
 mod limits;
 mod paths;
 mod policy;

@@ -159,6 +159,20 @@ fn an_answer_may_change_only_what_is_listed() {
     findings.check();
 }
 
+/// Envoy does not encode what an answer adds to the query, and a space there is the end of the target to some readers.
+#[test]
+fn an_answer_may_not_break_the_request_line() {
+    use envoy_types::pb::envoy::config::core::v3::QueryParameter;
+    let Some(pair) = Pair::start() else { return };
+    let parameter = QueryParameter { key: "q".into(), value: "x HTTP/1.1".into() };
+    let ok = OkHttpResponse { query_parameters_to_set: vec![parameter], ..OkHttpResponse::default() };
+    pair.checker.answer(CheckResponse { http_response: Some(HttpResponse::OkResponse(ok)), ..allow() });
+    assert_eq!(pair.bare.get("/a", "").status, 200);
+    assert!(pair.ground.mirror.take()[0].starts_with("GET /a?q=x HTTP/1.1 HTTP/1.1\r\n"));
+    assert_eq!(pair.hardened.get("/a", "").status, 500);
+    assert_eq!(pair.ground.mirror.take(), [""; 0]);
+}
+
 /// A denial whose HTTP status was forgotten is 403; one with status 200 is what it says.
 #[test]
 fn a_denial_denies_whatever_else_it_says() {
@@ -187,6 +201,20 @@ fn a_denial_denies_whatever_else_it_says() {
             assert_eq!(pair.ground.mirror.take().len(), reaches);
         }
     }
+}
+
+#[test]
+fn the_body_of_a_denial_has_a_size() {
+    use envoy_types::pb::google::rpc::Status;
+    let Some(pair) = Pair::start() else { return };
+    let denied = DeniedHttpResponse { body: "x".repeat(20_000), ..DeniedHttpResponse::default() };
+    pair.checker.answer(CheckResponse {
+        status: Some(Status { code: 7, ..Status::default() }),
+        http_response: Some(HttpResponse::DeniedResponse(denied)),
+        ..CheckResponse::default()
+    });
+    let sizes = [&pair.bare, &pair.hardened].map(|side| side.get("/a", "").body.len());
+    assert_eq!(sizes, [20_000, 16_384]);
 }
 
 /// The same from a policy, with a real daypass: nothing of the request is changed that the list does not name.

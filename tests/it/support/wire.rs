@@ -26,7 +26,7 @@ pub struct Answer {
     pub body: String,
 }
 
-trait Stream: Read + Write {}
+pub trait Stream: Read + Write {}
 impl<T: Read + Write> Stream for T {}
 
 impl Wire {
@@ -63,6 +63,16 @@ impl Wire {
                 Box::new(StreamOwned::new(connection, stream))
             }
         }
+    }
+
+    /// A connection for frames of HTTP/2; over TLS it is agreed upon.
+    pub fn with_http2(&self, talk: impl FnOnce(&mut dyn Stream)) {
+        let tls = self.tls.as_ref().map(|config| {
+            let mut config = ClientConfig::clone(config);
+            config.alpn_protocols = vec![b"h2".to_vec()];
+            Arc::new(config)
+        });
+        talk(&mut *Self { address: self.address.clone(), tls }.connect());
     }
 
     /// The first answer to these bytes.
