@@ -158,10 +158,8 @@ fn a_deadline_is_lost_by_rules_without_it_and_by_zero() {
 fn an_unfinished_body_is_checked_unless_envoy_waits_for_it() {
     let Some(pair) = Pair::start() else { return };
     let checker = &pair.checker.address;
-    let body = format!(
-        "{}              with_request_body: {{ max_request_bytes: 10, allow_partial_message: false }}\n",
-        EXT_AUTHZ
-    );
+    let option = "with_request_body: { max_request_bytes: 10, allow_partial_message: false }";
+    let body = format!("{EXT_AUTHZ}              {option}\n");
     let Some(waits) = pair.ground.bare(checker, &[(EXT_AUTHZ, &body)]) else { return };
     pair.checker.set(Behaviour::Error("13"));
     for (name, side, expected) in
