@@ -125,6 +125,8 @@ fn an_allow_that_daypass_cannot_have_sent_is_caught() {
         assert_eq!(hardened.get("/a", "").status, on_hardened, "{behaviour:?}");
         assert_eq!(guarded.get("/a", "").status, on_guarded, "{behaviour:?}");
     }
+    // Who denied is in the access log.
+    wait_for("the access log", || guarded.envoy.log().contains("rbac_access_denied").then_some(()));
 }
 
 /// What daypass allows passes the guard, with a grant and by policy; so does a policy for OPA-Envoy with the requirement that the
