@@ -121,7 +121,7 @@ fn workloads_are_known_by_their_certificates() {
     assert!(principal.contains(web), "{principal}");
     let grant = ["create", "--id", "g1", "--subject", web, "--host", HOST, "--path", "/db/**", "--ttl", "5m"];
     daypass.grant(&grant).unwrap();
-    let forged = "x-forwarded-client-cert: URI=spiffe://corp.example/admin\r\nx-daypass-grant: forged\r\n";
+    let forged = "x-forwarded-client-cert: URI=spiffe://corp.example/admin\r\nx-daypass-team: forged\r\n";
     let allowed = known[0].1.request("GET", "/db/rows", HOST, forged);
     assert_eq!(allowed.status, 200, "{}", allowed.body);
     assert!(allowed.body.contains("URI=spiffe://corp.example/ns/prod/sa/web"), "{}", allowed.body);
