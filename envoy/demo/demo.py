@@ -24,7 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 import demo_token as tokens  # noqa: E402  (ours, beside this file)
 
-ENVOY_CONFIG = Path(__file__).parent.parent / "envoy.yaml"
+ENVOY_CONFIG = Path(__file__).parent.parent / "jwt.yaml"
 ECHO = Path(__file__).parent / "echo.py"
 ENTITLEMENTS = Path(__file__).parent.parent.parent / "policies" / "entitlements.yaml"
 ENTITLEMENT = "orders-db-read"

@@ -115,7 +115,7 @@ fn start_envoy(dir: &Path, checks: [&str; 2], upstream: u16, ports: Option<(u16,
         ),
         ("port_value: 8080", upstream.as_str()),
     ];
-    Envoy::start_at("envoy.yaml", dir, &changes, ports)
+    Envoy::start_at("jwt.yaml", dir, &changes, ports)
 }
 
 struct Stack {

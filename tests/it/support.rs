@@ -7,8 +7,10 @@ pub mod daypass;
 pub mod desk;
 pub mod envoy;
 pub mod fake_api;
+pub mod fake_checker;
 pub mod journal;
 pub mod lab;
+pub mod mirror;
 pub mod people;
 pub mod proxy;
 pub mod random;
@@ -18,6 +20,7 @@ pub mod request;
 pub mod sidecar;
 pub mod streaming;
 pub mod ticker;
+pub mod wire;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};

@@ -115,7 +115,7 @@ async fn a_check_is_a_span_of_the_trace_that_envoy_continues() {
         ("          stat_prefix: ingress\n", provider.as_str()),
         ("  clusters:\n", cluster.as_str()),
     ];
-    let Some(envoy) = Envoy::start("envoy.yaml", dir.path(), &changes) else { return };
+    let Some(envoy) = Envoy::start("jwt.yaml", dir.path(), &changes) else { return };
     daypass
         .grant(&["create", "--id", "g", "--subject", "user:alice", "--host", "orders.svc", "--ttl", "1m"])
         .unwrap();
