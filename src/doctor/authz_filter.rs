@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::cluster;
 use super::codes::Code;
-use super::model::{EXT_AUTHZ, Filter, Model, NETWORK_EXT_AUTHZ};
+use super::model::{EXT_AUTHZ, Filter, JWT, Model, NETWORK_EXT_AUTHZ};
 use super::node::Node;
 use super::report::{Place, Report};
 use super::routes::{Routes, Runs, check_settings};
@@ -38,7 +38,7 @@ pub fn common(model: &Model, before: &[Filter], filter: &Filter, place: &Place, 
 }
 
 /// Findings of filters of requests.
-pub fn http(filter: &Filter, routes: &Routes, place: &Place, report: &mut Report) {
+pub fn http(filter: &Filter, all: &[Filter], routes: &Routes, place: &Place, report: &mut Report) {
     let fields = &filter.fields;
     if !filter.is(EXT_AUTHZ) {
         return;
@@ -55,7 +55,9 @@ pub fn http(filter: &Filter, routes: &Routes, place: &Place, report: &mut Report
     if !fields.get("validate_mutations").is_true() {
         report.add(Code::ValidateMutations, place, "");
     }
-    if sends(fields, "authorization") || sends(fields, "cookie") {
+    // Where nothing verifies tokens before, policies may want to do it.
+    let has_tokens = all.iter().any(|filter| filter.is(JWT));
+    if has_tokens && (sends(fields, "authorization") || sends(fields, "cookie")) {
         report.add(Code::SecretsSent, place, "");
     }
     body(filter, routes, place, report);

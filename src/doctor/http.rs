@@ -51,7 +51,7 @@ impl<'a> Http<'a> {
         {
             let place = self.place.filter(&filter.name, filter.line);
             authz_filter::common(self.model, &self.filters[..index], filter, &place, report);
-            authz_filter::http(filter, &self.routes, &place, report);
+            authz_filter::http(filter, &self.filters, &self.routes, &place, report);
         }
         if routes::guard(&self.filters).is_none() {
             report.add(Code::NoGuard, &self.place, "");
@@ -77,7 +77,20 @@ impl<'a> Http<'a> {
             report.add(Code::FilterUnknown, &self.place.filter(&filter.name, filter.line), "");
             report.add(Code::ListenerUnchecked, &self.place, "unless this filter is ext_authz");
         } else {
-            report.add(Code::ListenerUnchecked, &self.place, "");
+            report.add(Code::ListenerUnchecked, &self.place, self.ways());
+        }
+    }
+
+    /// Where its requests go, in short.
+    fn ways(&self) -> String {
+        let Some(first) = self.routes.targets.first() else {
+            return format!("{} is not in what was read", self.routes.missing.join(", "));
+        };
+        let name = |name: &Option<String>| name.clone().unwrap_or_default();
+        let (host, route) = (name(&first.place.virtual_host), name(&first.place.route));
+        match self.routes.targets.len() {
+            1 => format!("route {route} of virtual host {host}"),
+            count => format!("{count} routes, the first is {route} of virtual host {host}"),
         }
     }
 }

@@ -102,10 +102,18 @@ fn headers(http: &Http<'_>, report: &mut Report) {
     let place = http.place.at(details.line());
     if details.is_value("ALWAYS_FORWARD_ONLY", 4) {
         report.add(Code::XfccSpoofable, &place, "forward_client_cert_details: ALWAYS_FORWARD_ONLY");
-    } else if details.is_value("FORWARD_ONLY", 1) || details.is_value("APPEND_FORWARD", 2) {
+    } else if is_mutual(http)
+        && (details.is_value("FORWARD_ONLY", 1) || details.is_value("APPEND_FORWARD", 2))
+    {
         let name = if details.is_value("FORWARD_ONLY", 1) { "FORWARD_ONLY" } else { "APPEND_FORWARD" };
         report.add(Code::XfccForwarded, &place, format!("forward_client_cert_details: {name}"));
     }
+}
+
+/// Without a client certificate, Envoy removes the header in these two modes.
+fn is_mutual(http: &Http<'_>) -> bool {
+    downstream_tls(http.chain.node.get("transport_socket"))
+        .is_some_and(|tls| verifies(tls.get("common_tls_context")))
 }
 
 fn certificates(http: &Http<'_>, report: &mut Report) {
@@ -118,9 +126,10 @@ fn certificates(http: &Http<'_>, report: &mut Report) {
         let what = "require_client_certificate without a trusted_ca";
         report.add(Code::ClientCertUnverified, &place, what);
     }
-    let asks = ["include_peer_certificate"];
-    let peers = http.filters.iter().filter(|filter| filter.is(EXT_AUTHZ));
-    let wants = peers.into_iter().any(|filter| asks.iter().any(|name| filter.fields.get(name).is_true()));
+    let wants = http
+        .filters
+        .iter()
+        .any(|filter| filter.is(EXT_AUTHZ) && filter.fields.get("include_peer_certificate").is_true());
     let has_tokens = http.filters.iter().any(|filter| filter.is(JWT));
     if !requires && verifies(common) && wants && !has_tokens {
         report.add(Code::ClientCertOptional, &place, "require_client_certificate is not true");

@@ -11,6 +11,7 @@ mod cli_real;
 mod compliance;
 mod desk;
 mod desk_soak;
+mod doctor;
 mod documents;
 mod embedded;
 mod entitlements;
