@@ -33,7 +33,9 @@ pub fn examine(http: &Http<'_>, report: &mut Report) {
     let caps_all = http.fields.at(&["common_http_protocol_options", "max_stream_duration"]);
     let is_capped = |target: &Target| {
         let own = target.route.at(&["route", "max_stream_duration", "max_stream_duration"]);
-        [caps_all, own].iter().any(|cap| cap.duration().is_some_and(|cap| !cap.is_zero()))
+        // A route's 0 lifts the listener's cap.
+        let cap = if own.is_set() { own } else { caps_all };
+        cap.duration().is_some_and(|cap| !cap.is_zero())
     };
     let checked: Vec<&Target> =
         http.routes.targets.iter().filter(|target| is_checked(http, target)).collect();

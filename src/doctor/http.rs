@@ -1,11 +1,11 @@
 //! One HTTP connection manager: whether it is ours to look at, and then everything about it.
 
 use super::codes::Code;
-use super::model::{Chain, Filter, Listener, Model};
+use super::model::{Chain, Filter, HCM, Listener, Model};
 use super::node::Node;
 use super::report::{Place, Report};
-use super::routes::{self, Routes};
-use super::{authz_filter, deadline, identity, order, paths, watch};
+use super::routes::{self, Routes, Target};
+use super::{authz_filter, deadline, identity, order, paths, tcp, watch};
 
 /// What the parts look at together.
 pub struct Http<'a> {
@@ -65,8 +65,10 @@ impl<'a> Http<'a> {
 
     /// Nobody asks daypass here. That is as it should be where nothing leads to an upstream.
     fn unchecked(&self, report: &mut Report) {
-        let targets = &self.routes.targets;
-        if targets.is_empty() && self.routes.missing.is_empty() {
+        // A listener inside this Envoy is looked at by itself.
+        let leaves = |target: &&Target| tcp::inner(self.model, &target.upstream).is_none();
+        let targets: Vec<&Target> = self.routes.targets.iter().filter(leaves).collect();
+        if targets.is_empty() && self.routes.missing.is_empty() || self.is_checked_before() {
             return;
         }
         if is_outbound(self.model, self.listener) {
@@ -77,18 +79,42 @@ impl<'a> Http<'a> {
             report.add(Code::FilterUnknown, &self.place.filter(&filter.name, filter.line), "");
             report.add(Code::ListenerUnchecked, &self.place, "unless this filter is ext_authz");
         } else {
-            report.add(Code::ListenerUnchecked, &self.place, self.ways());
+            report.add(Code::ListenerUnchecked, &self.place, self.ways(&targets));
         }
     }
 
+    /// Whether only requests come in that a listener outside has checked. Routes that escape are found there.
+    fn is_checked_before(&self) -> bool {
+        if !self.listener.is_internal() {
+            return false;
+        }
+        let leads_here = |cluster: &str| {
+            tcp::inner(self.model, cluster).is_some_and(|inner| inner.name == self.listener.name)
+        };
+        let mut ways = Vec::new();
+        let chains = self.model.listeners.iter().flat_map(|listener| &listener.chains);
+        for filter in chains.flat_map(|chain| &chain.filters) {
+            if tcp::is_proxy(filter) && tcp::upstreams(filter).into_iter().any(leads_here) {
+                ways.push(false);
+            } else if filter.is(HCM) {
+                let routes = Routes::of(self.model, &filter.fields, &Place::default());
+                if routes.targets.iter().any(|target| leads_here(&target.upstream)) {
+                    let filters = self.model.filters(filter.fields.get("http_filters"));
+                    ways.push(filters.iter().any(Filter::may_be_ext_authz));
+                }
+            }
+        }
+        !ways.is_empty() && ways.iter().all(|is_checked| *is_checked)
+    }
+
     /// Where its requests go, in short.
-    fn ways(&self) -> String {
-        let Some(first) = self.routes.targets.first() else {
+    fn ways(&self, targets: &[&Target]) -> String {
+        let Some(first) = targets.first() else {
             return format!("{} is not in what was read", self.routes.missing.join(", "));
         };
         let name = |name: &Option<String>| name.clone().unwrap_or_default();
         let (host, route) = (name(&first.place.virtual_host), name(&first.place.route));
-        match self.routes.targets.len() {
+        match targets.len() {
             1 => format!("route {route} of virtual host {host}"),
             count => format!("{count} routes, the first is {route} of virtual host {host}"),
         }

@@ -56,7 +56,6 @@ fn later(filters: &[Filter], filter: &Filter) -> Later {
     let last = filter.message.rsplit("filters.http.").next().unwrap_or_default();
     match last {
         "lua.v3.Lua" => lua(fields),
-        "header_mutation.v3.HeaderMutation" => mutation(fields),
         "ext_proc.v3.ExternalProcessor" => ext_proc(filters, filter),
         "wasm.v3.Wasm" => Later::MayReroute("a Wasm module"),
         "golang.v3alpha.Config" => Later::MayReroute("a Go plugin"),
@@ -88,15 +87,6 @@ fn lua(fields: &Node) -> Later {
     } else {
         Later::Harmless
     }
-}
-
-fn mutation(fields: &Node) -> Later {
-    let list = fields.at(&["mutations", "request_mutations"]).items();
-    let touches = list.iter().any(|item| {
-        let key = mutated(item);
-        key.starts_with(':') || key.eq_ignore_ascii_case("host")
-    });
-    if touches { Later::MayReroute("it changes the path, method or host") } else { Later::Harmless }
 }
 
 /// The header that a mutation sets or removes.

@@ -50,7 +50,7 @@ pub fn examine(model: &Model, listener: &Listener, chain: &Chain, report: &mut R
     }
 }
 
-fn is_proxy(filter: &Filter) -> bool {
+pub fn is_proxy(filter: &Filter) -> bool {
     filter.is(TCP_PROXY) || PROXIES.iter().any(|proxy| filter.is(proxy))
 }
 
@@ -100,14 +100,14 @@ fn handshake(chain: &Chain, proxy: &Filter, place: &Place, report: &mut Report) 
     }
 }
 
-fn upstreams(proxy: &Filter) -> Vec<&str> {
+pub fn upstreams(proxy: &Filter) -> Vec<&str> {
     let weighted = proxy.fields.at(&["weighted_clusters", "clusters"]).items();
     let names = weighted.iter().map(|cluster| cluster.get("name")).chain([proxy.fields.get("cluster")]);
     names.filter(|name| name.is_set()).map(Node::text).collect()
 }
 
 /// The listener of this Envoy that a cluster leads to.
-fn inner<'a>(model: &'a Model, cluster: &str) -> Option<&'a Listener> {
+pub fn inner<'a>(model: &'a Model, cluster: &str) -> Option<&'a Listener> {
     let addresses = endpoints(model.clusters.get(cluster)?);
     let names: Vec<&str> = addresses
         .iter()
