@@ -172,7 +172,9 @@ fn service(model: &Model, fields: &Node, place: &Place, report: &mut Report) {
         let is_local = ["unix:", "127.0.0.1", "localhost", "[::1]", "dns:///localhost", "ipv4:127.0.0.1"]
             .iter()
             .any(|local| target.starts_with(local));
-        if !is_local && !google.at(&["channel_credentials", "ssl_credentials"]).is_set() {
+        let credentials = google.get("channel_credentials");
+        let is_safe = ["ssl_credentials", "google_default"].iter().any(|kind| credentials.get(kind).is_set());
+        if !is_local && !is_safe {
             report.add(Code::AuthzCleartext, &place.at(google.line()), format!("target_uri: {target}"));
         }
         return;

@@ -124,8 +124,7 @@ fn is_black_hole(model: &Model, name: &str) -> bool {
 /// Proxies of datagrams are filters of the listener.
 pub fn datagrams(listener: &Listener, filters: &[Filter], report: &mut Report) {
     for filter in filters.iter().filter(|filter| filter.is("udp_proxy.v3.UdpProxyConfig")) {
-        let checked = filter.fields.any_message(&|name| name.ends_with("session.ext_authz.v3.FilterConfig"))
-            || filter.fields.any_message(&|name| name.contains("udp_proxy.session.ext_authz"));
+        let checked = filter.fields.any_message(&|name| name.contains("session.ext_authz"));
         if !checked {
             let place = Place::listener(&listener.name, listener.node.line());
             report.add(Code::UdpUnchecked, &place.filter(&filter.name, filter.line), "");

@@ -326,6 +326,68 @@ const FAULTS: &[(&str, &[Change])] = &[
     ),
     ("validate-mutations", &[("              validate_mutations: true\n", "")]),
     ("secrets-sent", &[(", { exact: cookie, ignore_case: true }", "")]),
+    (
+        "udp-unchecked",
+        &[(
+            CLUSTERS,
+            "  - name: dns\n    address: { socket_address: { protocol: UDP, address: 127.0.0.1, port_value: 10053 } }\n    listener_filters:\n    - name: udp\n      typed_config:\n        \"@type\": type.googleapis.com/envoy.extensions.filters.udp.udp_proxy.v3.UdpProxyConfig\n        stat_prefix: dns\n        matcher: { on_no_match: { action: { name: route, typed_config: { \"@type\": type.googleapis.com/envoy.extensions.filters.udp.udp_proxy.v3.Route, cluster: upstream } } } }\n  clusters:\n",
+        )],
+    ),
+    (
+        "ext-authz-over-http",
+        &[(
+            "grpc_service:\n                envoy_grpc: { cluster_name: daypass }\n                timeout: 0.25s\n",
+            "http_service: { server_uri: { uri: \"http://daypass\", cluster: daypass, timeout: 0.25s } }\n",
+        )],
+    ),
+    (
+        "google-grpc",
+        &[(
+            "envoy_grpc: { cluster_name: daypass }\n                timeout",
+            "google_grpc: { target_uri: \"unix:daypass.sock\", stat_prefix: daypass }\n                timeout",
+        )],
+    ),
+    (
+        "authz-tls-unverified",
+        &[
+            (
+                "{ pipe: { path: daypass.sock } }",
+                "{ socket_address: { address: 192.0.2.5, port_value: 9191 } }",
+            ),
+            (
+                "  - name: daypass\n    type: STATIC\n",
+                "  - name: daypass\n    type: STATIC\n    transport_socket: { name: tls, typed_config: { \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext } }\n",
+            ),
+        ],
+    ),
+    (
+        "conditional-filter",
+        &[(
+            ROUTER,
+            "          - name: composite\n            typed_config: { \"@type\": type.googleapis.com/envoy.extensions.filters.http.composite.v3.Composite }\n          - name: envoy.filters.http.router\n",
+        )],
+    ),
+    (
+        "jwt-any",
+        &[(
+            "requires: { provider_name: idp }",
+            "requires: { requires_any: { requirements: [{ provider_name: idp }, { provider_name: idp }] } }",
+        )],
+    ),
+    (
+        "cluster-stream-cap",
+        &[(
+            "  - name: upstream\n    type: STATIC\n",
+            "  - name: upstream\n    type: STATIC\n    typed_extension_protocol_options: { envoy.extensions.upstreams.http.v3.HttpProtocolOptions: { \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, common_http_protocol_options: { max_stream_duration: 60s }, explicit_http_config: { http_protocol_options: {} } } }\n",
+        )],
+    ),
+    (
+        "any-host",
+        &[
+            ("address: 127.0.0.1, port_value: 10000", "address: 0.0.0.0, port_value: 10000"),
+            ("domains: [svc.example]", "domains: [\"*\"]"),
+        ],
+    ),
     ("admin-exposed", &[("address: 127.0.0.1, port_value: 9901", "address: 0.0.0.0, port_value: 9901")]),
 ];
 
@@ -397,6 +459,41 @@ fn order_counts() {
         let wanted = if code == "no-ext-authz" { vec![code] } else { vec![code, "no-guard"] };
         assert_eq!(found, wanted.into_iter().collect(), "{code}");
     }
+}
+
+/// Some only show with something else.
+#[test]
+fn some_faults_come_together() {
+    let hardened = fixture("hardened.yaml");
+    let partial =
+        "              with_request_body: { max_request_bytes: 4096, allow_partial_message: true }\n";
+    let partial = changed(&hardened, &[(STAT, partial)]);
+    assert_eq!(codes(&found(&partial)), BTreeSet::from(["body-buffered", "body-partial", "no-guard"]));
+    let google =
+        "google_grpc: { target_uri: \"192.0.2.5:9191\", stat_prefix: daypass }\n                timeout";
+    let google =
+        changed(&hardened, &[("envoy_grpc: { cluster_name: daypass }\n                timeout", google)]);
+    assert_eq!(codes(&found(&google)), BTreeSet::from(["authz-cleartext", "google-grpc", "no-guard"]));
+    // Without tokens, the certificate is all there is.
+    let start = hardened.find("          - name: envoy.filters.http.jwt_authn\n").unwrap();
+    let end = hardened.find(CHECK).unwrap();
+    let without = [&hardened[..start], &hardened[end..]].concat();
+    assert_eq!(codes(&found(&without)), BTreeSet::from(["client-cert-optional", "no-guard"]));
+    let required = "require_client_certificate: true";
+    let required = changed(&without, &[("require_client_certificate: false", required)]);
+    assert_eq!(codes(&found(&required)), BTreeSet::from(["no-guard"]));
+}
+
+/// A code that no test names may be one that nothing can lead to.
+#[test]
+fn every_code_has_a_test() {
+    let tests = include_str!("doctor.rs");
+    let missing: Vec<&str> = Code::ALL
+        .iter()
+        .map(|code| code.name())
+        .filter(|code| !tests.contains(&format!("\"{code}")))
+        .collect();
+    assert!(missing.is_empty(), "{missing:?}");
 }
 
 const GUARD: &str = "          - name: guard\n            typed_config:\n              \"@type\": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC\n              rules:\n                action: ALLOW\n                policies:\n                  decided:\n                    permissions: [{ any: true }]\n                    principals: [{ sourced_metadata: { metadata_source: DYNAMIC, metadata_matcher: { filter: envoy.filters.http.ext_authz, path: [{ key: decision_id }], value: { present_match: true } } } }]\n";
@@ -634,6 +731,12 @@ fn what_cannot_be_seen_is_said() {
     let rds =
         [&hardened[..start], "          rds: { route_config_name: elsewhere }\n", &hardened[end..]].concat();
     assert_eq!(codes(&found(&rds)), BTreeSet::from(["routes-unknown", "no-guard"]));
+    let scoped = [
+        &hardened[..start],
+        "          scoped_routes: { name: by-tenant, scoped_rds: {} }\n",
+        &hardened[end..],
+    ];
+    assert_eq!(codes(&found(&scoped.concat())), BTreeSet::from(["routes-unknown", "no-guard"]));
     let unknown = changed(
         &hardened,
         &[(
