@@ -179,7 +179,7 @@ codes! {
         "TLS without an authority: anybody in between can answer the checks"
         "common_tls_context: { validation_context: { trusted_ca: { filename: ca.crt } } }";
     RemoteAddress Warning "remote-address-unset"
-        "Envoy believes the client's x-forwarded-for, and x-envoy-* headers that only an inside peer may send"
+        "Envoy takes x-forwarded-for, x-envoy-original-path and x-envoy-downstream-service-cluster as clients send them"
         "use_remote_address: true";
     InternalAddresses Warning "internal-addresses"
         "clients with these addresses may send x-envoy-* headers, such as retries and timeouts of their own"
