@@ -6,6 +6,7 @@ mod access;
 mod audit;
 mod client;
 mod credential;
+mod doctor;
 mod ensure;
 mod events;
 mod explain;
@@ -37,12 +38,12 @@ use client::ClientError;
 const EXIT_STATUSES: &str = "\
 Exit statuses:
   0  done, approved, allowed
-  1  failed: the server said no, there is no such thing, a record does not verify
+  1  failed: the server said no, there is no such thing, a record does not verify, `doctor` found something
   2  the command line or the configuration is wrong
   3  the request was denied; with `explain`, access would be denied
   4  the request expired or was withdrawn
   5  still pending: waiting took longer than --timeout
-  6  the API, or its store, cannot be reached
+  6  the API, its store, or with `doctor` Envoy's admin, cannot be reached
 130  interrupted while waiting; the request stays pending";
 
 /// Just-in-time access for Envoy.
@@ -93,6 +94,8 @@ enum Command {
     Token(token::TokenArgs),
     /// Check, test, evaluate and explain policies
     Policy(policy::PolicyArgs),
+    /// Say what is wrong with an Envoy configuration, or a running Envoy's
+    Doctor(doctor::DoctorArgs),
     /// Print a script that completes commands in a shell
     Completions {
         #[arg(value_enum)]
@@ -161,6 +164,7 @@ impl Cli {
                 Ok(done) => show(&done),
                 Err(error) => report(&error),
             },
+            Command::Doctor(args) => call(doctor::execute(args)),
             command => call(command.execute()),
         }
     }
@@ -186,6 +190,7 @@ impl Command {
             | Self::Status(_)
             | Self::Token(_)
             | Self::Policy(_)
+            | Self::Doctor(_)
             | Self::Completions { .. }
             | Self::Logout => {
                 anyhow::bail!("not a command of the API")
@@ -220,8 +225,11 @@ fn report(error: &anyhow::Error) -> ExitCode {
 fn fail(error: &anyhow::Error) -> u8 {
     // Nobody may be there to read it.
     let _ = writeln!(std::io::stderr(), "daypass: {}", output::clean_lines(&format!("{error:#}")));
-    let known = error.chain().find_map(|cause| cause.downcast_ref::<ClientError>());
-    known.map_or(Exit::Failed, ClientError::exit) as u8
+    let known = error.chain().find_map(|cause| {
+        let client = cause.downcast_ref::<ClientError>().map(ClientError::exit);
+        client.or_else(|| cause.downcast_ref::<doctor::DoctorError>().map(doctor::DoctorError::exit))
+    });
+    known.unwrap_or(Exit::Failed) as u8
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@
 //!
 //! * domain: [`clock`], [`principal`], [`permission`], [`grant`], [`lock`], [`decision`], [`standing`],
 //!   [`entitlement`]
-//! * tools: `jws` (signed tokens and their keys), `fetch` (one answer of an HTTP server)
+//! * tools: `jws` (signed tokens and their keys), `fetch` (one answer of an HTTP server), [`doctor`] (what is wrong
+//!   with an Envoy configuration)
 //! * engines: [`replica`] (live grants in memory), [`metrics`], [`store`] (durable grants), [`policy`] (Rego),
 //!   [`bundle`] (policy from a server), [`audit`] (the decision log), [`trace`] (spans)
 //! * the desk: [`desk`] (who may ask, agree, extend and end, by the admission policy)
@@ -23,6 +24,7 @@ pub mod permission;
 pub mod principal;
 pub mod standing;
 
+pub mod doctor;
 mod fetch;
 mod jws;
 

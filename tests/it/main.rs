@@ -12,6 +12,7 @@ mod compliance;
 mod compose;
 mod desk;
 mod desk_soak;
+mod doctor;
 mod documents;
 mod embedded;
 mod entitlements;

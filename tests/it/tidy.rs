@@ -37,7 +37,7 @@ const DOMAIN: [&str; 8] =
 fn allowed(module: &str) -> Option<Vec<&'static str>> {
     let with = |more: &[&'static str]| Some([&DOMAIN[..], more].concat());
     match module {
-        "clock" | "principal" | "permission" | "decision" | "standing" | "fetch" | "jws" | "trace" => {
+        "clock" | "principal" | "permission" | "decision" | "standing" | "doctor" | "fetch" | "jws" | "trace" => {
             Some(vec![])
         }
         "grant" => Some(vec!["clock", "permission", "principal"]),
@@ -106,7 +106,7 @@ fn libraries_stay_where_they_are_hidden() {
         ("percent_encoding", &["api/rest"]),
         ("flate2", &["bundle"]),
         ("tar::", &["bundle"]),
-        ("url::Url", &["api/gate", "bundle", "config", "fetch.rs", "webhook/config.rs"]),
+        ("url::Url", &["api/gate", "bundle", "cli/doctor.rs", "config", "fetch.rs", "webhook/config.rs"]),
         ("redis::", &["store/redis", "store.rs"]),
         ("prometheus", &["metrics.rs", "server.rs"]),
         (
@@ -121,7 +121,7 @@ fn libraries_stay_where_they_are_hidden() {
             ],
         ),
         ("clap", &["cli", "config/args.rs", "main.rs"]),
-        ("saphyr", &["api/tokens.rs", "config", "policy/builtins/yaml"]),
+        ("saphyr", &["api/tokens.rs", "config", "doctor/read.rs", "policy/builtins/yaml"]),
         (
             "tonic",
             &["api", "authz.rs", "authz/guard.rs", "authz/watch", "cli/client.rs", "server", "trace.rs"],
@@ -136,6 +136,8 @@ fn libraries_stay_where_they_are_hidden() {
                 "cli",
                 "config",
                 "desk",
+                "doctor/read.rs",
+                "doctor/report.rs",
                 "entitlement",
                 "jws",
                 "ops.rs",
