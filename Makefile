@@ -16,7 +16,7 @@ KUBERNETES_VALIDATE := $(VENV)/bin/kubernetes-validate
 REDIS ?=
 CARGO ?= cargo
 
-.PHONY: help demo test bench fuzz apifuzz soak sabotage fmt lint deny build tools redis-server shell-tools h2load nextest cargo-deny
+.PHONY: help demo test bench fuzz apifuzz soak streams sabotage fmt lint deny build tools redis-server shell-tools h2load nextest cargo-deny
 
 help: ## This list
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,12 @@ DESK_ROUNDS ?= 1000
 soak: tools ## Random writes, faults and checks against real servers for SOAK_SECONDS (600) each, 50 black holes, DESK_ROUNDS (1000)
 	REQUIRE_ALL=1 DESK_ROUNDS=$(DESK_ROUNDS) REDIS_FUZZ_SECONDS=$(SOAK_SECONDS) HISTORY_SECONDS=$(SOAK_SECONDS) BLACK_HOLE_TRIES=50 \
 	$(CARGO) test --locked --test it -- --nocapture --test-threads 1 redis_fuzz redis_history black_hole desk_soak
+
+STREAM_RUNS ?= 200
+STREAMS ?= 10000
+streams: tools ## How exactly streams end, STREAM_RUNS (200) of each kind, and what STREAMS (10000) at once cost
+	REQUIRE_ALL=1 STREAM_RUNS=$(STREAM_RUNS) STREAMS=$(STREAMS) \
+	$(CARGO) test --locked --test it -- --nocapture --test-threads 1 streams:: stream_scale:: tcp::
 
 sabotage: tools ## Shows that the history checker can fail: takes the heartbeat and the tokens out, one at a time
 	tests/sabotage/run.sh

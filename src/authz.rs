@@ -29,7 +29,6 @@ use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::Authorization;
 use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
-use prost::Message;
 use tokio::time::{timeout, timeout_at};
 use tonic::{Request, Response, Status};
 
@@ -79,8 +78,8 @@ pub struct Config {
     /// For a changed grant to be read again, within `check_timeout`.
     pub settle_timeout: Duration,
     pub max_concurrent_checks: usize,
-    /// Live streams that are watched over at once. Those beyond are not, and end with their deadline.
-    pub max_watched_streams: usize,
+    /// Live streams that are watched over at once.
+    pub watched_streams: watch::Room,
     pub request_ids: RequestIds,
 }
 
@@ -180,10 +179,9 @@ impl Checker {
     async fn admit(&self, request: CheckRequest, parent: Option<&Parent>) -> CheckResponse {
         let decision = uuid::Uuid::new_v4();
         let (response, admission) = self.respond(decision, &request, parent).await;
-        if let Some((caller, footing, revision)) = admission
-            && request.encoded_len() <= watch::MAX_KEPT_BYTES
-        {
-            self.streams.recent.put(Admitted { decision, request, caller, footing, revision });
+        if let Some((caller, footing, revision)) = admission {
+            let request = Some(request);
+            self.streams.recent.put(Admitted { decision, caller, footing, revision, request });
         }
         response
     }
@@ -217,12 +215,18 @@ impl Checker {
         observer.end(&answer.decision);
         let context = self.context(&rules, &id, deadline::grpc_timeout(request));
         let Answer { decision, caller, footing, bad_request, .. } = answer;
+        let basis = response::Rests {
+            principals: caller.principals(),
+            revision: &rules.revision,
+            stands_alone: footing.stands_alone,
+        };
+        let context = response::Context { rests: Some(basis), ..context };
         let is_kept = decision.is_allow() && self.streams.recent.is_wanted();
-        let admission = is_kept.then(|| (caller, footing, Arc::clone(&rules.revision)));
         let response = match &bad_request {
             Some(message) => response::render_bad_request(decision, message, context),
             None => response::render(decision, context),
         };
+        let admission = is_kept.then(|| (caller, footing, Arc::clone(&rules.revision)));
         (response, admission)
     }
 
@@ -236,15 +240,15 @@ impl Checker {
             GrantsKey::Binding => Contract::Daypass,
             GrantsKey::Foreign => Contract::OpaEnvoy,
         };
-        response::Context { decision_id, limits: self.config.stream, caller_waits, contract }
+        response::Context { decision_id, limits: self.config.stream, caller_waits, contract, rests: None }
     }
 
-    /// For a message that could not be decoded, or was too large: counted and answered, whoever sent it.
-    fn deny_unreadable(&self, error: &str) -> CheckResponse {
+    /// For what never came to a decision: counted and answered, whoever sent it.
+    fn deny_unasked(&self, reason: DenyReason, why: &str) -> CheckResponse {
         let observer = self.metrics.observe_check();
-        let decision = Decision::deny(DenyReason::BadRequest);
+        let decision = Decision::deny(reason);
         let id = uuid::Uuid::new_v4().hyphenated().to_string();
-        tracing::warn!(decision_id = id, reason = decision.reason_code(), "not a check: {error}");
+        tracing::warn!(decision_id = id, reason = decision.reason_code(), "{why}");
         observer.end(&decision);
         response::render(decision, self.context(&self.rules.current(), &id, None))
     }

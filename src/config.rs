@@ -17,6 +17,7 @@ use thiserror::Error;
 
 use crate::api::{GateConfig, RateLimit, tokens};
 use crate::audit::LogTarget;
+use crate::authz::watch::Room;
 use crate::authz::{self, BodyParsing, Enforcement, IdentitySource, RequestIds, StreamLimits};
 use crate::bundle;
 use crate::policy::DecisionPath;
@@ -190,6 +191,8 @@ const DEFAULT_SETTLE_TIMEOUT: Duration = Duration::from_millis(100);
 const DEFAULT_MAX_CONCURRENT_CHECKS: usize = 1024;
 /// At up to 20 KiB each, as much as the grants may take.
 const DEFAULT_MAX_WATCHED_STREAMS: usize = 20_000;
+/// One caller has one part of so many: enough for a program with many streams, and not all of them.
+const DEFAULT_WATCHED_SHARE: usize = 4;
 /// As OPA-Envoy's `grpc-max-recv-msg-size`.
 const DEFAULT_MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 const DEFAULT_MAX_GRANT_TTL: Duration = Duration::from_secs(24 * 3600);
@@ -350,13 +353,19 @@ fn authz_config(
         check_timeout,
         settle_timeout,
         max_concurrent_checks: file.max_concurrent_checks.unwrap_or(DEFAULT_MAX_CONCURRENT_CHECKS),
-        max_watched_streams: file.max_watched_streams.unwrap_or(DEFAULT_MAX_WATCHED_STREAMS),
+        watched_streams: watched_streams(file),
         request_ids: if file.trust_request_id == Some(true) {
             RequestIds::Trusted
         } else {
             RequestIds::Ignored
         },
     }
+}
+
+fn watched_streams(file: &FileSettings) -> Room {
+    let all = file.max_watched_streams.unwrap_or(DEFAULT_MAX_WATCHED_STREAMS);
+    let share = (all / DEFAULT_WATCHED_SHARE).max(1);
+    Room { all, of_one_caller: file.max_watched_per_caller.unwrap_or(share) }
 }
 
 fn bundle_config(

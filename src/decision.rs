@@ -63,12 +63,14 @@ pub enum DenyReason {
     Overloaded,
     /// The check's own time budget ran out.
     Timeout,
+    /// A mistake of ours.
+    InternalError,
     /// Policy changed under a live stream that cannot be decided again as it stands. Whoever still may comes back.
     PolicyChanged,
 }
 
 impl DenyReason {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::NoGrant,
         Self::NotCovered,
         Self::Locked,
@@ -85,6 +87,7 @@ impl DenyReason {
         Self::IdentityConflict,
         Self::Overloaded,
         Self::Timeout,
+        Self::InternalError,
         Self::PolicyChanged,
     ];
 
@@ -107,6 +110,7 @@ impl DenyReason {
             Self::IdentityConflict => "identity_conflict",
             Self::Overloaded => "overloaded",
             Self::Timeout => "timeout",
+            Self::InternalError => "internal_error",
             Self::PolicyChanged => "policy_changed",
         }
     }
@@ -130,7 +134,7 @@ impl DenyReason {
             | Self::Overloaded
             | Self::Timeout
             | Self::PolicyChanged => 503,
-            Self::PolicyError => 500,
+            Self::PolicyError | Self::InternalError => 500,
             Self::BadRequest => 400,
         }
     }
@@ -155,6 +159,7 @@ impl DenyReason {
             Self::IdentityConflict => "the request names more than one caller",
             Self::Overloaded => "too many requests at once; try again",
             Self::Timeout => "the decision took too long; try again",
+            Self::InternalError => "the check failed; its operator can see why in the log",
             Self::PolicyChanged => "the policy has changed; try again",
         }
     }

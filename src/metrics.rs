@@ -156,6 +156,7 @@ struct StreamMetrics {
     live: IntGauge,
     ended: IntCounterVec,
     unwatched: IntCounterVec,
+    inferred: IntCounter,
 }
 
 impl StreamMetrics {
@@ -172,11 +173,20 @@ impl StreamMetrics {
             live: IntGauge::new("daypass_streams_live", "Live streams that are watched.")?,
             ended: IntCounterVec::new(ended, &["reason"])?,
             unwatched: IntCounterVec::new(unwatched, &["reason"])?,
+            inferred: IntCounter::new(
+                "daypass_streams_inferred_total",
+                "Watched streams of which no more is known than Envoy's metadata says: another instance let them in.",
+            )?,
         })
     }
 
-    fn families(&self) -> [Box<dyn Collector>; 3] {
-        [Box::new(self.live.clone()), Box::new(self.ended.clone()), Box::new(self.unwatched.clone())]
+    fn families(&self) -> [Box<dyn Collector>; 4] {
+        [
+            Box::new(self.live.clone()),
+            Box::new(self.ended.clone()),
+            Box::new(self.unwatched.clone()),
+            Box::new(self.inferred.clone()),
+        ]
     }
 
     fn begin_series(&self) {
@@ -325,8 +335,13 @@ impl Metrics {
         self.locks.unreadable.with_label_values(&[refusal.code()]).inc();
     }
 
-    pub fn set_streams_live(&self, live: usize) {
-        self.streams.live.set(i64::try_from(live).unwrap_or(i64::MAX));
+    /// One more, or one less.
+    pub fn count_live_stream(&self, by: i64) {
+        self.streams.live.add(by);
+    }
+
+    pub fn count_inferred_stream(&self) {
+        self.streams.inferred.inc();
     }
 
     pub fn count_stream_end(&self, reason: &str) {

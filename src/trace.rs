@@ -20,6 +20,8 @@ use thiserror::Error;
 
 /// Spans that wait for the collector. At a few hundred bytes each it is memory that nobody misses.
 const MAX_QUEUED: usize = 4096;
+/// Of one attribute.
+const MAX_ATTRIBUTE_CHARS: usize = 256;
 const EXPORT_PERIOD: Duration = Duration::from_secs(1);
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -172,17 +174,22 @@ fn attributes(check: &Answered<'_>) -> Vec<KeyValue> {
         KeyValue::new("daypass.decision_id", check.decision_id.to_owned()),
         KeyValue::new("daypass.allowed", check.allowed),
         KeyValue::new("daypass.reason", check.reason),
-        KeyValue::new("daypass.policy_revision", check.revision.to_owned()),
-        KeyValue::new("http.request.method", check.method.to_owned()),
-        KeyValue::new("server.address", check.host.to_owned()),
+        KeyValue::new("daypass.policy_revision", short(check.revision)),
+        KeyValue::new("http.request.method", short(check.method)),
+        KeyValue::new("server.address", short(check.host)),
     ];
     if !check.grants.is_empty() {
-        attributes.push(KeyValue::new("daypass.grants", check.grants.join(",")));
+        attributes.push(KeyValue::new("daypass.grants", short(&check.grants.join(","))));
     }
     if let Some(id) = check.request_id {
-        attributes.push(KeyValue::new("daypass.request_id", id.to_owned()));
+        attributes.push(KeyValue::new("daypass.request_id", short(id)));
     }
     attributes
+}
+
+/// Strangers write most of it, and spans wait in memory.
+fn short(text: &str) -> String {
+    text.chars().take(MAX_ATTRIBUTE_CHARS).collect()
 }
 
 #[cfg(test)]

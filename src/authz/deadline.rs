@@ -19,6 +19,9 @@ const GRPC_TIMEOUT: &str = "grpc-timeout";
 /// stream rather than `DEADLINE_EXCEEDED`.
 pub const GRPC_GRACE: Duration = Duration::from_millis(50);
 
+/// Of any stream. A number that does not fit is no limit to Envoy.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
 /// More digits than eight no value of the header has.
 const MAX_GRPC_DIGITS: usize = 8;
 
@@ -44,7 +47,7 @@ impl Term {
     pub fn of(basis: Option<&Basis>, lease: Option<Duration>, limits: StreamLimits) -> Option<Self> {
         let lease_of_grants = limits.lease.filter(|_| basis.is_some());
         let remaining = basis.map(|basis| basis.remaining);
-        let left = [remaining, lease, lease_of_grants].into_iter().flatten().min()?;
+        let left = [remaining, lease, lease_of_grants].into_iter().flatten().min()?.min(LONGEST);
         let are_retries_off = remaining.is_some_and(|remaining| remaining < limits.retry_horizon);
         Some(Self { left, are_retries_off })
     }
@@ -64,12 +67,6 @@ impl Term {
         }
         headers
     }
-}
-
-/// Whether a header is for us alone to set on an allow that is limited.
-#[must_use]
-pub fn is_ours(name: &str) -> bool {
-    [STREAM_DURATION, MAX_RETRIES].iter().any(|own| own.eq_ignore_ascii_case(name))
 }
 
 /// How long the caller of a gRPC method waits. None of other requests, and of what nobody can read.
@@ -109,7 +106,11 @@ fn read_grpc(value: &str) -> Option<Duration> {
 /// In the smallest of milliseconds and seconds that it fits in, rounded up.
 fn grpc_text(left: Duration) -> String {
     let millis = millis_rounded_up(left);
-    if millis < 10_u128.pow(8) { format!("{millis}m") } else { format!("{}S", millis.div_ceil(1000)) }
+    if millis < 10_u128.pow(8) {
+        format!("{millis}m")
+    } else {
+        format!("{}S", millis.div_ceil(1000).min(10_u128.pow(8) - 1))
+    }
 }
 
 /// Never 0, which would mean no limit at all.

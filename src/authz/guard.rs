@@ -1,13 +1,17 @@
 //! Answers what never became a check.
 //!
 //! A message that is too large, or is no CheckRequest, fails in the gRPC library before [`super::Checker`] sees it, and
-//! its error would obey Envoy's `failure_mode_allow`. Here every such error becomes a denial like any other.
+//! its error would obey Envoy's `failure_mode_allow`. So would the end of a stream on which a check panicked. Here every
+//! such end becomes a denial like any other.
 
 use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use envoy_types::pb::envoy::service::auth::v3::CheckResponse;
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::AuthorizationServer;
+use futures_util::FutureExt;
 use http_body_util::{BodyExt, Full};
 use prost::Message;
 use tonic::body::Body;
@@ -16,6 +20,7 @@ use tonic::server::NamedService;
 use tonic::{Code, Status};
 
 use super::{AuthorizationService, Checker};
+use crate::decision::DenyReason;
 
 /// gRPC's header for the outcome of a call. Among the first headers it means that nothing follows but the error.
 const GRPC_STATUS: &str = "grpc-status";
@@ -55,7 +60,10 @@ impl Service<http::Request<Body>> for GuardedService {
         let checker = Arc::clone(&self.checker);
         let call = self.inner.call(request);
         Box::pin(async move {
-            let response = call.await?;
+            let Some(answered) = unless_it_panics(call).await else {
+                return Ok(denied_for_a_panic(&checker));
+            };
+            let response = answered?;
             Ok(match Status::from_header_map(response.headers()) {
                 // A method that this service does not have was not a check.
                 Some(status) if !matches!(status.code(), Code::Ok | Code::Unimplemented) => {
@@ -67,8 +75,22 @@ impl Service<http::Request<Body>> for GuardedService {
     }
 }
 
+/// None if it panicked; the hook that logs panics has said where. Nothing is used afterwards that it may have left half done
+/// in a way that lets more through: see the locks of the replica.
+async fn unless_it_panics<T>(future: impl Future<Output = T>) -> Option<T> {
+    AssertUnwindSafe(future).catch_unwind().await.ok()
+}
+
 fn denied(checker: &Checker, status: &Status) -> http::Response<Body> {
-    let message = checker.deny_unreadable(status.message()).encode_to_vec();
+    framed(&checker.deny_unasked(DenyReason::BadRequest, &format!("not a check: {}", status.message())))
+}
+
+fn denied_for_a_panic(checker: &Checker) -> http::Response<Body> {
+    framed(&checker.deny_unasked(DenyReason::InternalError, "a check panicked"))
+}
+
+fn framed(response: &CheckResponse) -> http::Response<Body> {
+    let message = response.encode_to_vec();
     let mut frame = Vec::with_capacity(FRAME_HEADER_BYTES + message.len());
     frame.push(0);
     // Our own denial is a few hundred bytes.
@@ -83,4 +105,19 @@ fn denied(checker: &Checker, status: &Status) -> http::Response<Body> {
     let content_type = http::HeaderValue::from_static("application/grpc");
     response.headers_mut().insert(http::header::CONTENT_TYPE, content_type);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_no_answer() {
+        assert_eq!(unless_it_panics(async { 7 }).await, Some(7));
+        let panics = async {
+            tokio::task::yield_now().await;
+            panic!("a bug")
+        };
+        assert_eq!(unless_it_panics::<()>(panics).await, None);
+    }
 }

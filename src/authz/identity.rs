@@ -87,12 +87,15 @@ pub fn identify(parsed: &Parsed<'_>, sources: &[IdentitySource]) -> Result<Calle
                 }
             }
             IdentitySource::Tunnel { header } => {
-                if parsed.attributes.is_some_and(comes_from_within) {
-                    // Several URIs in one certificate are joined by commas: two callers, and a conflict.
-                    let values = parsed.headers.get(header).unwrap_or_default().split(',').map(str::trim);
-                    for uri in values.filter(|value| !value.is_empty() && *value != NOTHING) {
-                        found.add(Kind::Workload, uri)?;
-                    }
+                let uri = parsed
+                    .attributes
+                    .filter(|found| is_tunnel(found))
+                    .and_then(|_| parsed.headers.get(header));
+                match uri {
+                    None | Some("" | NOTHING) => {}
+                    // Several URIs in one certificate are joined by commas: two callers.
+                    Some(uris) if uris.contains(',') => return Err(IdentityError::Conflict(Kind::Workload)),
+                    Some(uri) => found.add(Kind::Workload, uri)?,
                 }
             }
             IdentitySource::Header { name, kind } => {
@@ -153,10 +156,16 @@ impl Found {
 /// What Envoy writes for a value that is not there.
 const NOTHING: &str = "-";
 
-/// Whether the peer is a listener of the same Envoy, which no client can be.
-fn comes_from_within(attributes: &AttributeContext) -> bool {
+/// What the configuration of the inner listener says of itself (`context_extensions`), which no client can.
+const TUNNEL_MARK: (&str, &str) = ("daypass_tunnel", "true");
+
+/// Whether the peer is a listener of the same Envoy, and this one is for tunnels. The mark keeps the header of a client out
+/// where HTTP is handed on inside Envoy, too.
+fn is_tunnel(attributes: &AttributeContext) -> bool {
     let address = attributes.source.as_ref().and_then(|source| source.address.as_ref()?.address.as_ref());
+    let (name, value) = TUNNEL_MARK;
     matches!(address, Some(AddressKind::EnvoyInternalAddress(_)))
+        && attributes.context_extensions.get(name).is_some_and(|found| found == value)
 }
 
 fn jwt_claims<'a>(attributes: &'a AttributeContext, filter: &str, payload: &str) -> Option<&'a Struct> {
@@ -338,6 +347,14 @@ mod tests {
             let source = request.attributes.as_mut().unwrap().source.get_or_insert_default();
             let inside = AddressKind::EnvoyInternalAddress(EnvoyInternalAddress::default());
             source.address = Some(Address { address: Some(inside) });
+            let unmarked = names(&request, &tunnel);
+            assert_eq!(
+                unmarked,
+                Ok(vec![]),
+                "HTTP that is handed on inside Envoy has the headers of its client"
+            );
+            let mark = ("daypass_tunnel".to_owned(), "true".to_owned());
+            request.attributes.as_mut().unwrap().context_extensions.extend([mark]);
             names(&request, &tunnel)
         };
         assert_eq!(within("spiffe://td/web"), Ok(vec!["workload:spiffe://td/web".to_owned()]));

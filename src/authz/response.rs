@@ -15,8 +15,9 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{BoolValue, ListValue, Struct, Value};
 use envoy_types::pb::google::rpc::Status;
 
-use super::deadline::{self, StreamLimits, Term};
+use super::deadline::{StreamLimits, Term};
 use crate::decision::{AllowReason, Decision, DeniedHttp, DenyReason, Json, Mutations, Verdict};
+use crate::principal::Principal;
 
 /// `google.rpc.Code`. Anything but 0 denies.
 const OK: i32 = 0;
@@ -32,6 +33,23 @@ pub enum Contract {
     OpaEnvoy,
 }
 
+/// Names in the metadata of an allow, for an instance that watches over what another let in.
+pub const PRINCIPALS: &str = "principals";
+pub const POLICY_REVISION: &str = "policy_revision";
+pub const STANDS_ALONE: &str = "stands_alone";
+/// Of all principals together. Envoy holds metadata as long as the stream lives. Callers with more names are known by their
+/// claims.
+const MAX_PRINCIPALS_BYTES: usize = 4 * 1024;
+
+/// By what an allow can be told to stand no more.
+#[derive(Debug, Clone, Copy)]
+pub struct Rests<'a> {
+    pub principals: &'a [Principal],
+    pub revision: &'a str,
+    /// On no grant, as policy said.
+    pub stands_alone: bool,
+}
+
 /// What stands in the answer beside the decision.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
@@ -40,6 +58,7 @@ pub struct Context<'a> {
     /// What the caller of a gRPC method said.
     pub caller_waits: Option<Duration>,
     pub contract: Contract,
+    pub rests: Option<Rests<'a>>,
 }
 
 #[must_use]
@@ -75,15 +94,15 @@ fn ok(mutations: Option<Mutations>, limiting: Option<Vec<(&str, String)>>) -> Op
     if mutations.is_none() && limiting.is_none() {
         return None;
     }
-    let is_limited = limiting.is_some();
     let mutations = mutations.unwrap_or_default();
     // Ours come last: of two entries for one name Envoy takes the last, so policy cannot lengthen the deadline.
     let mut headers: Vec<_> =
         mutations.headers.into_iter().map(|(name, value)| overwrite(name, value)).collect();
-    let limiting = limiting.unwrap_or_default().into_iter();
-    headers.extend(limiting.map(|(name, value)| overwrite(name.to_owned(), value)));
+    let limiting = limiting.unwrap_or_default();
+    let is_ours = |name: &str| limiting.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
     let mut headers_to_remove = mutations.headers_to_remove;
-    headers_to_remove.retain(|name| !is_limited || !deadline::is_ours(name));
+    headers_to_remove.retain(|name| !is_ours(name));
+    headers.extend(limiting.into_iter().map(|(name, value)| overwrite(name.to_owned(), value)));
     #[expect(deprecated, reason = "the message has a deprecated field, which stays empty")]
     let response = OkHttpResponse {
         headers,
@@ -154,6 +173,18 @@ fn metadata(decision: &Decision, context: Context<'_>) -> Option<Struct> {
     }
     if let Some(barrier) = &decision.barrier {
         set("lock", text(&barrier.lock));
+    }
+    if let Some(rests) = context.rests.filter(|_| decision.is_allow()) {
+        set(POLICY_REVISION, text(rests.revision));
+        let values: Vec<_> = rests.principals.iter().map(|principal| text(&principal.to_string())).collect();
+        if rests.principals.iter().map(|principal| principal.as_str().len()).sum::<usize>()
+            <= MAX_PRINCIPALS_BYTES
+        {
+            set(PRINCIPALS, Value { kind: Some(Kind::ListValue(ListValue { values })) });
+        }
+        if rests.stands_alone {
+            set(STANDS_ALONE, Value { kind: Some(Kind::BoolValue(true)) });
+        }
     }
     if let Some(basis) = decision.basis() {
         set("grant", text(&basis.grants.join(",")));
@@ -231,7 +262,7 @@ mod tests {
     }
 
     fn context(limits: StreamLimits) -> Context<'static> {
-        Context { decision_id: "d", limits, caller_waits: None, contract: Contract::Daypass }
+        Context { decision_id: "d", limits, caller_waits: None, contract: Contract::Daypass, rests: None }
     }
 
     #[test]

@@ -6,13 +6,14 @@
 //! nothing is cut either. What became known by then is made good once it is fresh.
 
 mod call;
+mod decided;
 mod look;
+mod places;
 mod recent;
 mod registry;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use tokio::sync::broadcast::Receiver;
@@ -21,13 +22,16 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::{Checker, Enforcement};
+use crate::clock::{BootTime, Now};
 use crate::decision::{Decision, DenyReason};
 use crate::replica::Change;
 
 pub use call::WatchService;
-pub use recent::{Admitted, Footing, MAX_KEPT_BYTES, Recent};
+pub use places::Room;
+pub use recent::{Admitted, Footing, Recent};
 
 use look::{Depth, Looked};
+use places::Places;
 use registry::{Ending, Registry};
 
 /// How late the watch ends a stream whose grant has ended. Envoy's own timer and gRPC's deadline are exact, and say more
@@ -35,27 +39,32 @@ use registry::{Ending, Registry};
 pub const END_GRACE: Duration = Duration::from_millis(75);
 /// Between two looks at the clock: timers do not count suspended time, grants do.
 const CLOCK_PERIOD: Duration = Duration::from_secs(1);
+/// What the wall clock may differ from the boot clock by, more than it did, before dates are judged anew.
+const CLOCK_STEP: Duration = Duration::from_millis(50);
 /// Before what nobody could tell is looked at again.
 const RETRY_PERIOD: Duration = Duration::from_millis(100);
+/// Looks go on for this long before checks of the same thread, and news, have their turn. One evaluation of policy may be longer.
+const TURN: Duration = Duration::from_millis(1);
 /// How a stream that ended by itself is counted.
 const CLOSED: &str = "closed";
-/// For a grant that another instance let a stream in by to come here, too. A push takes a millisecond, a new copy a second.
-const GRANT_PATIENCE: Duration = Duration::from_secs(1);
-/// Streams that are decided anew before checks of the same thread have their turn.
-const DECISIONS_PER_TURN: usize = 16;
 
 /// What all watchers of a process share.
 #[derive(Default)]
 pub struct Streams {
     pub recent: Recent,
-    /// Live ones, of all watchers.
-    live: AtomicUsize,
+    places: Places,
 }
 
 /// Watches over the streams whose calls are served by one thread.
 pub struct Watcher {
     checker: Arc<Checker>,
     registry: Registry,
+}
+
+/// What a watcher hears.
+struct News {
+    changes: Receiver<Change>,
+    is_stopped: watch::Receiver<bool>,
 }
 
 impl Watcher {
@@ -69,27 +78,33 @@ impl Watcher {
     pub async fn keep<T>(
         &self,
         mut policies: watch::Receiver<T>,
-        stopped: watch::Receiver<bool>,
+        is_stopped: watch::Receiver<bool>,
     ) -> Infallible {
-        let mut changes = self.checker.replica.changes();
-        let mut is_stopped = std::pin::pin!(until_stopped(stopped));
+        let mut news = News { changes: self.checker.replica.changes(), is_stopped: is_stopped.clone() };
+        let mut stop = std::pin::pin!(until_stopped(is_stopped));
         let mut are_policies_over = false;
         let mut in_force = self.revision();
+        let mut wall = wall_time(self.checker.clock.now());
         loop {
             tokio::select! {
-                change = changes.recv() => self.note(change),
+                change = news.changes.recv() => self.note(change),
                 turn = policies.changed(), if !are_policies_over => are_policies_over = turn.is_err(),
                 () = self.registry.has_news() => {}
                 () = sleep_until(self.next_look()) => {}
-                () = &mut is_stopped => break,
+                () = &mut stop => break,
             }
-            while self.note_waiting(&mut changes) {}
+            self.note_waiting(&mut news);
             let now_in_force = self.revision();
             if !Arc::ptr_eq(&in_force, &now_in_force) {
                 self.registry.look_at_all(Depth::Policy);
                 in_force = now_in_force;
             }
-            self.settle().await;
+            let wall_now = wall_time(self.checker.clock.now());
+            if wall_now.abs_diff(wall) > CLOCK_STEP {
+                self.registry.look_at_all(Depth::Grants);
+                wall = wall_now;
+            }
+            self.settle(&mut news).await;
         }
         self.registry.let_all_go();
         std::future::pending().await
@@ -111,14 +126,14 @@ impl Watcher {
         }
     }
 
-    /// Whether there may be more.
-    fn note_waiting(&self, changes: &mut Receiver<Change>) -> bool {
-        match changes.try_recv() {
-            Ok(change) => self.note(Ok(change)),
-            Err(TryRecvError::Lagged(missed)) => self.note(Err(RecvError::Lagged(missed))),
-            Err(TryRecvError::Empty | TryRecvError::Closed) => return false,
+    fn note_waiting(&self, news: &mut News) {
+        loop {
+            match news.changes.try_recv() {
+                Ok(change) => self.note(Ok(change)),
+                Err(TryRecvError::Lagged(missed)) => self.note(Err(RecvError::Lagged(missed))),
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return,
+            }
         }
-        true
     }
 
     fn next_look(&self) -> Instant {
@@ -131,33 +146,48 @@ impl Watcher {
     }
 
     /// Looks at every stream that something may have changed for, and at those whose end has come.
-    async fn settle(&self) {
+    async fn settle(&self, news: &mut News) {
         self.registry.look_at_ended(self.checker.clock.now(), END_GRACE);
-        if !self.registry.is_anything_due() {
-            return;
-        }
-        let replica = &self.checker.replica;
-        let (mut decisions, mut later) = (0, Vec::new());
-        for (id, depth) in self.registry.take_due() {
+        let mut later = Vec::new();
+        let mut turn = Instant::now();
+        while let Some((id, depth)) = self.registry.next_due() {
+            if *news.is_stopped.borrow() {
+                return;
+            }
+            if turn.elapsed() >= TURN {
+                tokio::task::yield_now().await;
+                self.note_waiting(news);
+                turn = Instant::now();
+            }
             let Some(known) = self.registry.get(id) else { continue };
-            let is_known =
-                replica.freshness(self.checker.clock.now()).is_fresh() && !replica.is_lock_in_doubt();
-            let mut looked = if is_known { self.look(&known, depth) } else { self.look_at_clock(&known) };
+            let mut looked =
+                if self.is_known() { self.look(&known, depth) } else { self.look_at_clock(&known) };
             if matches!(looked, Looked::Decide) {
-                decisions += 1;
-                if decisions % DECISIONS_PER_TURN == 0 {
-                    tokio::task::yield_now().await;
-                }
                 looked = self.decide_again(&known).await;
             }
             match looked {
                 Looked::Same => {}
                 Looked::Other(known) => self.registry.replace(id, known),
+                Looked::Again(known) => {
+                    self.registry.replace(id, known);
+                    later.push((id, depth));
+                }
                 Looked::Unknown | Looked::Decide => later.push((id, depth)),
-                Looked::Over(decision) => self.end(id, *decision),
+                Looked::Over(decision) => match decision.deny_reason() {
+                    Some(DenyReason::GrantExpired) => self.end(id, *decision),
+                    // Asked again: what a look did not find may have been forgotten with all the rest.
+                    _ if self.is_known() => self.end(id, *decision),
+                    _ => later.push((id, depth)),
+                },
             }
         }
         self.registry.look_later(later);
+    }
+
+    /// Whether what the replica says can be believed at the moment.
+    fn is_known(&self) -> bool {
+        let replica = &self.checker.replica;
+        replica.freshness(self.checker.clock.now()).is_fresh() && !replica.is_lock_in_doubt()
     }
 
     fn end(&self, id: u64, decision: Decision) {
@@ -165,7 +195,7 @@ impl Watcher {
         match self.registry.end(id, decision) {
             Ending::Told(known) => {
                 self.checker.metrics.count_stream_end(reason);
-                let (decision_id, request_id) = (&*known.decision, known.request_id());
+                let (decision_id, request_id) = (&*known.decision, known.request_id.as_deref());
                 tracing::info!(decision_id, request_id, reason, "ended a live stream");
             }
             Ending::JustClosed => self.checker.metrics.count_stream_end(CLOSED),
@@ -179,9 +209,10 @@ impl Watcher {
     }
 }
 
-/// Why a stream ends whose grant is gone.
-fn gone(has_ended: bool) -> DenyReason {
-    if has_ended { DenyReason::GrantExpired } else { DenyReason::GrantRevoked }
+/// The wall clock's time when the machine started, by what both clocks say now. It moves when somebody sets the wall clock.
+fn wall_time(now: Now) -> Duration {
+    let wall = Duration::try_from(now.wall.duration_since(jiff::Timestamp::UNIX_EPOCH)).unwrap_or_default();
+    wall.saturating_sub(now.boot.since(BootTime::from_millis(0)))
 }
 
 async fn until_stopped(mut stopped: watch::Receiver<bool>) {

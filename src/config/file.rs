@@ -47,6 +47,7 @@ pub struct FileSettings {
     pub drain_timeout: Option<Duration>,
     pub max_concurrent_checks: Option<usize>,
     pub max_watched_streams: Option<usize>,
+    pub max_watched_per_caller: Option<usize>,
     pub max_message_bytes: Option<usize>,
     pub max_grant_ttl: Option<Duration>,
     pub max_grants: Option<usize>,
@@ -141,6 +142,7 @@ fn settings(mut root: Section<'_, '_>) -> FileSettings {
         found.lease = stream.get("lease", parse_duration);
         found.retry_horizon = stream.get("retry_horizon", parse_duration);
         found.max_watched_streams = stream.get("max_watched", parsed);
+        found.max_watched_per_caller = stream.get("max_watched_per_caller", positive);
     });
     found.api = root.section("api", api::read).unwrap_or_default();
     found.webhooks = webhooks::read(&mut root);

@@ -116,7 +116,7 @@ codes! {
     // The end of a grant.
     DeadlineDropped Critical "deadline-dropped"
         "Envoy drops x-envoy-upstream-stream-duration-ms of daypass' answer without a word, so streams outlive their grant"
-        "decoder_header_mutation_rules: add allow_expression: { regex: \"x-daypass-[a-z0-9-]+|x-envoy-upstream-stream-duration-ms|x-envoy-max-retries\" }";
+        "decoder_header_mutation_rules: add allow_expression: { regex: \"x-daypass-[a-z0-9-]+|x-envoy-upstream-stream-duration-ms|x-envoy-max-retries|grpc-timeout\" }";
     DeadlineRemoved Critical "deadline-removed"
         "x-envoy-upstream-stream-duration-ms is changed after daypass set it, so streams outlive their grant"
         "do not touch this header behind ext_authz";
@@ -213,7 +213,7 @@ codes! {
         "early_header_mutation_extensions: mutations: - remove_on_match: { key_matcher: { prefix: x-daypass- } }";
     MaxRetriesDropped Warning "max-retries-dropped"
         "Envoy drops x-envoy-max-retries of daypass' answer, so a retry can begin after the grant's end"
-        "decoder_header_mutation_rules: add allow_expression: { regex: \"x-daypass-[a-z0-9-]+|x-envoy-upstream-stream-duration-ms|x-envoy-max-retries\" }";
+        "decoder_header_mutation_rules: add allow_expression: { regex: \"x-daypass-[a-z0-9-]+|x-envoy-upstream-stream-duration-ms|x-envoy-max-retries|grpc-timeout\" }";
     RetryOutlives Warning "retry-outlives-grant"
         "each retry begins the deadline anew, so a request of this route can run on after its grant ended"
         "route: { timeout: 15s }, or no retry_policy, or a watch (ext_proc) that ends it";

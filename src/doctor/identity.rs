@@ -222,12 +222,20 @@ fn covers(filter: &Filter, target: &Target) -> bool {
     let route = target.route.get("match");
     let kinds = ["prefix", "path", "path_separated_prefix"];
     let path = kinds.iter().map(|kind| route.get(kind)).find(|node| node.is_set());
+    // A CONNECT has no path, and no prefix matches it, not even `/`.
+    let is_connect = route.get("connect_matcher").is_set();
     for rule in filter.fields.get("rules").items() {
         let place = rule.get("match");
         let requires = rule.get("requires").is_set() || rule.get("requirement_name").is_set();
         let matches_some = ["headers", "query_parameters", "grpc", "tls_context"]
             .iter()
             .any(|name| place.get(name).is_set());
+        if is_connect {
+            if place.get("connect_matcher").is_set() && !matches_some {
+                return requires;
+            }
+            continue;
+        }
         let prefix = ["prefix", "path_separated_prefix"]
             .map(|kind| place.get(kind))
             .into_iter()

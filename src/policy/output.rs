@@ -98,6 +98,7 @@ impl Ruling {
         };
         let lease = match (get("lease"), grants_key) {
             (Some(value), GrantsKey::Binding) if allowed => Some(lease(value)?),
+            (Some(value), GrantsKey::Foreign) if allowed => lease(value).ok(),
             _ => None,
         };
         let strings_of = |name| get(name).map_or(Ok(Vec::new()), |value| strings(name, value));
@@ -287,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_a_number_of_seconds_where_policy_speaks_of_grants() {
+    fn a_lease_is_a_number_of_seconds() {
         let lease = |json: &str| ruling(json).map(|ruling| ruling.lease);
         assert_eq!(lease(r#"{"allowed": true, "lease": 1.5}"#), Ok(Some(Duration::from_millis(1500))));
         assert_eq!(lease(r#"{"allowed": true}"#), Ok(None));
@@ -297,6 +298,9 @@ mod tests {
         }
         let foreign = Value::from_json_str(r#"{"allowed": true, "lease": "x"}"#).unwrap();
         assert_eq!(Ruling::from_value(&foreign, GrantsKey::Foreign).unwrap().lease, None);
+        let foreign = Value::from_json_str(r#"{"allowed": true, "lease": 2}"#).unwrap();
+        let lease = Ruling::from_value(&foreign, GrantsKey::Foreign).unwrap().lease;
+        assert_eq!(lease, Some(Duration::from_secs(2)), "policies that rest on no grant need not name them");
     }
 
     #[test]

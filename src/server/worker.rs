@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::thread;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -31,6 +32,10 @@ use crate::policy;
 
 /// Evaluation recurses: deep documents and long rule chains need more than a thread's usual 2 MiB.
 pub(super) const STACK_BYTES: usize = 16 * 1024 * 1024;
+
+/// Between two pings on a connection, and for the answer.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An accepted connection on its way to its worker, bound to no runtime.
 pub enum Connection {
@@ -76,7 +81,7 @@ impl Workers {
             let (health, stopped, turns) = (health.clone(), stopped.clone(), turns.clone());
             let limits = Limits {
                 max_message_bytes: config.max_message_bytes,
-                max_concurrent_calls: config.authz.max_concurrent_checks + config.authz.max_watched_streams,
+                max_concurrent_calls: config.authz.max_concurrent_checks + config.authz.watched_streams.all,
                 has_reflection: config.reflection,
             };
             thread::Builder::new().name(format!("check-{index}")).stack_size(STACK_BYTES).spawn(
@@ -148,6 +153,9 @@ async fn serve<H: Health>(
     let authorization = GuardedService::new(checker, limits.max_message_bytes);
     let incoming = UnboundedReceiverStream::new(connections).map(Stream::register);
     Server::builder()
+        // An Envoy that is gone without a word must not hold its streams' places.
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(u32::try_from(limits.max_concurrent_calls).unwrap_or(u32::MAX))
         .add_service(authorization)
         .add_service(watch)

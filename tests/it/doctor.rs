@@ -399,6 +399,53 @@ fn a_hardened_configuration_is_silent() {
 }
 
 #[test]
+fn the_shipped_configurations_leave_open_what_they_say() {
+    const MINIMAL: [&str; 5] = [
+        "daypass-headers-kept",
+        "escaped-slashes",
+        "path-not-normalized",
+        "slashes-not-merged",
+        "underscore-headers",
+    ];
+    for (name, expected) in [
+        ("compose", &[][..]),
+        ("guarded", &[]),
+        ("hardened", &[]),
+        ("jwt", &[]),
+        ("minimal-tcp", &MINIMAL),
+        ("minimal-uds", &MINIMAL),
+        ("mtls", &[]),
+        ("streams", &[]),
+        ("tcp", &[]),
+        ("tcp-plain", &[]),
+    ] {
+        let report = found(&shipped(name));
+        let is_loud = |finding: &&Finding| finding.code.severity() != Severity::Note;
+        let loud: BTreeSet<_> =
+            report.findings().iter().filter(is_loud).map(|found| found.code.name()).collect();
+        assert_eq!(loud, expected.iter().copied().collect(), "{name}");
+    }
+    let count = std::fs::read_dir(Path::new(ROOT).join("envoy")).unwrap().filter(|entry| {
+        entry.as_ref().unwrap().path().extension().is_some_and(|extension| extension == "yaml")
+    });
+    assert_eq!(count.count(), 10, "a configuration that is not looked at here");
+}
+
+fn shipped(name: &str) -> String {
+    std::fs::read_to_string(Path::new(ROOT).join("envoy").join(format!("{name}.yaml"))).unwrap()
+}
+
+/// No prefix matches a CONNECT, so a rule for all paths asks it for no token.
+#[test]
+fn a_tunnel_that_needs_no_token_is_found() {
+    let rule =
+        "              - match: { connect_matcher: {} }\n                requires: { provider_name: idp }\n";
+    let before = codes(&found(&shipped("streams")));
+    let after = codes(&found(&changed(&shipped("streams"), &[(rule, "")])));
+    assert_eq!(after.difference(&before).copied().collect::<Vec<_>>(), ["jwt-route-uncovered"]);
+}
+
+#[test]
 fn each_fault_is_found_and_nothing_else() {
     let hardened = fixture("hardened.yaml");
     for (code, changes) in FAULTS {

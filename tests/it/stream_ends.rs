@@ -158,18 +158,8 @@ async fn an_instance_watches_what_another_let_in() {
     let Some(redis) = Redis::start(&[]) else { return };
     let other = Daypass::start(&["--store", &redis.url()]);
     wait_for("the first copy", || (other.ops("/readyz").0 == 200).then_some(()));
-    let port = other.check.rsplit(':').next().unwrap().to_owned();
-    let watch = (
-        "cluster_name: daypass_watch\n      endpoints:\n      - lb_endpoints:\n        - endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: 9191",
-        {
-            format!(
-                "cluster_name: daypass_watch\n      endpoints:\n      - lb_endpoints:\n        - endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port}"
-            )
-        },
-    );
-    let Some(lab) = Lab::start_first(&["--store", &redis.url()], &[(watch.0, &watch.1)]).await else {
-        return;
-    };
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let Some(lab) = Lab::watched_by(&other, &dir, &["--store", &redis.url()]).await else { return };
     wait_for("the first copy", || (lab.daypass.ops("/readyz").0 == 200).then_some(()));
     for (name, by_lock) in [("revoked", false), ("locked", true)] {
         lab.grant(name, MINUTE).await;
@@ -234,4 +224,51 @@ async fn beyond_the_limit_streams_run_unwatched_and_are_counted() {
     lab.revoke("one").await;
     ends(one, "watched").await;
     assert!(!two.is_finished(), "not watched");
+}
+
+/// Whoever could open all streams that are watched would have the rest of its own unwatched.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_has_a_share_of_what_is_watched() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let config = write_file(dir.path(), "d.yaml", "stream: {max_watched: 8}\n");
+    let Some(lab) = Lab::start_in(&dir, &["--config", &config], &[]).await else { return };
+    for name in ["one", "two", "three"] {
+        lab.grant(name, MINUTE).await;
+    }
+    let _held = (lab.begun(Kind::Chunked, "one").await, lab.begun(Kind::Chunked, "two").await);
+    let ran = streaming::run(Kind::Silent, &lab.envoy.ingress, &lab.token, "three", || {}).await;
+    assert!(ran.status.starts_with("HTTP/1.1 503"), "{ran:?}");
+    assert_eq!((lab.live(), lab.ended("overloaded")), (2, 1));
+}
+
+const HEALTH: &str = r#"package envoy.authz
+default allow := {"allowed": false}
+allow := {"allowed": true} if count(input.jit.covering) > 0
+allow := {"allowed": true, "grants": []} if input.attributes.request.http.host == "health"
+"#;
+
+/// What another instance let in without a grant stands against a lock on everything here, too; and a lock on somebody ends what
+/// rests on a grant of their group.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_instance_knows_who_called_and_on_what_it_rests() {
+    let Some(redis) = Redis::start(&[]) else { return };
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let policy = write_file(dir.path(), "policy.rego", HEALTH);
+    let args = ["--store", &redis.url(), "--policy", &policy];
+    let other = Daypass::start(&args);
+    wait_for("the first copy", || (other.ops("/readyz").0 == 200).then_some(()));
+    let Some(lab) = Lab::watched_by(&other, &dir, &args).await else { return };
+    wait_for("the first copy", || (lab.daypass.ops("/readyz").0 == 200).then_some(()));
+    let health = lab.begun(Kind::Chunked, "health").await;
+    redis.set("g", r#"{"v":1,"subject":"group:sre","permissions":[{"hosts":["team"]}]}"#, 60_000);
+    let team = loop {
+        let (stream, began) = lab.spawn(Kind::Chunked, "team");
+        if began.await.is_ok() {
+            break stream;
+        }
+    };
+    assert_eq!(other.metric("daypass_streams_inferred_total"), 2);
+    lab.lock("alice", v1::lock::Target::Principal("user:alice".into())).await;
+    ends(team, "a lock on a member of the group").await;
+    ends(health, "a lock on its caller").await;
 }

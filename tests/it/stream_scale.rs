@@ -2,6 +2,7 @@
 //!
 //! `STREAMS` (400) is how many.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use daypass::api::v1;
@@ -11,6 +12,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use crate::support::daypass::write_file;
 use crate::support::lab::Lab;
 use crate::support::wait_for;
 
@@ -64,7 +66,10 @@ async fn open(lab: &Lab, count: usize, ended: &mut JoinSet<Instant>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_lock_ends_them_all() {
     let count = streams();
-    let Some(lab) = Lab::start(&[], &[]).await else { return };
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let room =
+        write_file(dir.path(), "d.yaml", "stream: {max_watched: 20000, max_watched_per_caller: 20000}\n");
+    let Some(lab) = Lab::start_in(&dir, &["--config", &room], &[]).await else { return };
     let pid = lab.daypass.process.0.id();
     lab.grant("many", Duration::from_secs(3000)).await;
     let mut ended = JoinSet::new();
@@ -87,6 +92,29 @@ async fn one_lock_ends_them_all() {
         "{count} streams opened in {opened:?}; {} MiB, {each} bytes each; at rest {:.1} % of a core",
         full >> 20,
         at_rest * 100.0
+    );
+    // Policy is loaded again and says the same: each is decided again, and none ends.
+    let reloads = lab.daypass.metric("daypass_policy_loads_total{result=\"ok\"}");
+    lab.daypass.process.signal("-HUP");
+    wait_for("policy to be loaded", || {
+        (lab.daypass.metric("daypass_policy_loads_total{result=\"ok\"}") > reloads).then_some(())
+    });
+    let decided = Instant::now();
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        let asked = Instant::now();
+        lab.daypass.client().await.check(crate::support::request::alice()).await;
+        clients.push(asked.elapsed());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    clients.sort();
+    println!(
+        "a check while all are decided again took {:?} (median), {:?} (worst)",
+        clients[10], clients[19]
+    );
+    assert!(
+        decided.elapsed() > Duration::from_secs(1) && lab.live() == live,
+        "ended by a policy that says the same"
     );
     lab.lock("all", v1::lock::Target::Principal("user:alice".into())).await;
     let locked = Instant::now();

@@ -37,9 +37,8 @@ const DOMAIN: [&str; 8] =
 fn allowed(module: &str) -> Option<Vec<&'static str>> {
     let with = |more: &[&'static str]| Some([&DOMAIN[..], more].concat());
     match module {
-        "clock" | "principal" | "permission" | "decision" | "standing" | "doctor" | "fetch" | "jws" | "trace" => {
-            Some(vec![])
-        }
+        "clock" | "principal" | "permission" | "decision" | "standing" | "doctor" | "fetch" | "jws"
+        | "trace" => Some(vec![]),
         "grant" => Some(vec!["clock", "permission", "principal"]),
         "lock" => Some(vec!["clock", "grant", "principal"]),
         "entitlement" => Some(vec!["permission", "principal"]),

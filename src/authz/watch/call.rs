@@ -2,17 +2,13 @@
 //!
 //! A call has no task and few buffers of its own; thousands of them wait here. It never touches headers or bodies.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::Metadata;
-use envoy_types::pb::envoy::service::auth::v3::AttributeContext;
-use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
-use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Peer, Request};
 use envoy_types::pb::envoy::service::ext_proc::v3::processing_request::Request as Step;
 use envoy_types::pb::envoy::service::ext_proc::v3::processing_response::Response as Answer;
 use envoy_types::pb::envoy::service::ext_proc::v3::{
@@ -20,36 +16,31 @@ use envoy_types::pb::envoy::service::ext_proc::v3::{
     ProcessingResponse, TrailersResponse,
 };
 use envoy_types::pb::envoy::r#type::v3::HttpStatus;
-use envoy_types::pb::google::protobuf::value::Kind as ValueKind;
 use futures_util::{FutureExt, Stream, StreamExt};
-use prost::Message;
 use tokio::sync::oneshot;
+use tokio::time::Sleep;
 use tonic::body::Body;
 use tonic::codec::{BufferSettings, Codec, Streaming};
 use tonic::codegen::{BoxFuture, Service, http};
 use tonic::server::{Grpc, NamedService, StreamingService};
 use tonic::{Response, Status};
 use tonic_prost::ProstCodec;
-use uuid::Uuid;
 
-use super::look::Known;
-use super::recent::{Admitted, Footing};
-use super::{CLOSED, GRANT_PATIENCE, Watcher};
-use crate::authz::{identity, request};
+use super::places::{Full, Place};
+use super::{CLOSED, Watcher};
 use crate::decision::{Decision, DeniedHttp, DenyReason, Verdict};
 use crate::metrics::Unwatched;
-use crate::principal::Caller;
 
 /// Of each call's own buffers, in bytes. They grow to the one message that comes, the request's headers; the library's
 /// default of 8 KiB for each direction would be most of what a call costs.
 const BUFFER_BYTES: usize = 256;
+/// For the request's headers, which Envoy sends with the call.
+const HEADERS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Answers are written when this many bytes wait.
 const YIELD_BYTES: usize = 4096;
 /// `grpc-status` of a stream that was ended (PERMISSION_DENIED), and of one that ran out (DEADLINE_EXCEEDED).
 const PERMISSION_DENIED: u32 = 7;
 const DEADLINE_EXCEEDED: u32 = 4;
-/// Under which Envoy's ext_authz leaves metadata, unless it is called otherwise.
-const EXT_AUTHZ: &str = "envoy.filters.http.ext_authz";
 /// What Envoy's access log shows in `%RESPONSE_CODE_DETAILS%` is this and the reason.
 const DETAILS_PREFIX: &str = "daypass_";
 
@@ -98,7 +89,7 @@ impl StreamingService<ProcessingRequest> for WatchService {
         std::future::ready(Ok(Response::new(Call {
             watcher,
             steps: request.into_inner(),
-            state: State::New,
+            state: State::New(Box::pin(tokio::time::sleep(HEADERS_TIMEOUT))),
         })))
     }
 }
@@ -133,9 +124,17 @@ pub struct Call {
 }
 
 enum State {
-    New,
+    /// Until the request's headers come, which Envoy sends at once.
+    New(Pin<Box<Sleep>>),
     Watched(Watched),
     Over,
+}
+
+/// Why a stream is not watched.
+enum Refusal {
+    /// It goes on all the same.
+    Unwatched(Unwatched),
+    Ended(Box<Decision>),
 }
 
 /// A stream in the registry, and the place it takes among all.
@@ -143,25 +142,6 @@ struct Watched {
     id: u64,
     end: oneshot::Receiver<Decision>,
     _place: Place,
-}
-
-/// Counts a live stream for as long as it is one.
-struct Place(Arc<Watcher>);
-
-impl Place {
-    fn take(watcher: &Arc<Watcher>) -> Option<Self> {
-        let live: &AtomicUsize = &watcher.checker.streams.live;
-        let place = Self(Arc::clone(watcher));
-        watcher.checker.metrics.set_streams_live(live.fetch_add(1, Ordering::Relaxed) + 1);
-        (live.load(Ordering::Relaxed) <= watcher.checker.config.max_watched_streams).then_some(place)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let before = self.0.checker.streams.live.fetch_sub(1, Ordering::Relaxed);
-        self.0.checker.metrics.set_streams_live(before.saturating_sub(1));
-    }
 }
 
 impl Stream for Call {
@@ -178,7 +158,12 @@ impl Stream for Call {
                     return Poll::Ready(ended.ok().map(|decision| Ok(immediate(&decision))));
                 }
             }
-            State::New => {}
+            State::New(timeout) => {
+                if timeout.poll_unpin(cx).is_ready() {
+                    call.state = State::Over;
+                    return Poll::Ready(None);
+                }
+            }
         }
         let Some(Ok(message)) = ready!(call.steps.poll_next_unpin(cx)) else {
             call.leave();
@@ -193,8 +178,8 @@ impl Call {
     fn step(&mut self, message: ProcessingRequest) -> Option<ProcessingResponse> {
         let answer = match message.request? {
             Step::RequestHeaders(headers) => {
-                if matches!(self.state, State::New) {
-                    self.begin(&headers, message.metadata_context.as_ref());
+                if matches!(self.state, State::New(_)) {
+                    return Some(self.begin(&headers, message.metadata_context));
                 }
                 Answer::RequestHeaders(HeadersResponse::default())
             }
@@ -207,30 +192,37 @@ impl Call {
         Some(response(answer))
     }
 
-    fn begin(&mut self, headers: &HttpHeaders, metadata: Option<&Metadata>) {
-        match self.watch(headers, metadata) {
-            Ok(watched) => self.state = State::Watched(watched),
-            Err(why) => {
-                self.watcher.checker.metrics.count_unwatched(why);
-                self.state = State::Over;
+    fn begin(&mut self, headers: &HttpHeaders, metadata: Option<Metadata>) -> ProcessingResponse {
+        let metrics = &self.watcher.checker.metrics;
+        let go_on = response(Answer::RequestHeaders(HeadersResponse::default()));
+        let (state, answer) = match self.watch(headers, metadata) {
+            Ok(watched) => (State::Watched(watched), go_on),
+            Err(Refusal::Unwatched(why)) => {
+                metrics.count_unwatched(why);
+                (State::Over, go_on)
             }
-        }
+            Err(Refusal::Ended(decision)) => {
+                metrics.count_stream_end(decision.reason_code());
+                (State::Over, immediate(&decision))
+            }
+        };
+        self.state = state;
+        answer
     }
 
-    fn watch(&self, headers: &HttpHeaders, metadata: Option<&Metadata>) -> Result<Watched, Unwatched> {
+    fn watch(&self, headers: &HttpHeaders, metadata: Option<Metadata>) -> Result<Watched, Refusal> {
         let watcher = &self.watcher;
         if !watcher.is_enforcing() {
-            return Err(Unwatched::DryRun);
+            return Err(Refusal::Unwatched(Unwatched::DryRun));
         }
-        let decided = metadata.and_then(Decided::of).ok_or(Unwatched::NoDecision)?;
-        let place = Place::take(watcher).ok_or(Unwatched::TooMany)?;
-        let known = match watcher.checker.streams.recent.take(decided.id) {
-            Some(admitted) => exact(admitted),
-            None => watcher.inferred(&decided, headers, metadata),
-        };
+        let known = watcher.know(headers, metadata).ok_or(Refusal::Unwatched(Unwatched::NoDecision))?;
+        let place = Place::take(watcher, &known.caller).map_err(|full| match full {
+            Full::All => Refusal::Unwatched(Unwatched::TooMany),
+            Full::Caller => Refusal::Ended(Box::new(Decision::deny(DenyReason::Overloaded))),
+        })?;
         let (give, end) = oneshot::channel();
         let known = known.ending(watcher.checker.clock.now());
-        let id = watcher.registry.add(known, give).ok_or(Unwatched::Stopping)?;
+        let id = watcher.registry.add(known, give).ok_or(Refusal::Unwatched(Unwatched::Stopping))?;
         Ok(Watched { id, end, _place: place })
     }
 
@@ -246,98 +238,6 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         self.leave();
-    }
-}
-
-/// What ext_authz left in the metadata that Envoy forwards (`forwarding_namespaces`), whatever its filter is called.
-struct Decided {
-    id: Uuid,
-    grants: Vec<String>,
-}
-
-impl Decided {
-    fn of(metadata: &Metadata) -> Option<Self> {
-        // By its own name where it has it; generators of configurations give it others.
-        let own = metadata.filter_metadata.get(EXT_AUTHZ).into_iter();
-        own.chain(metadata.filter_metadata.values()).find_map(|fields| {
-            let text = |name: &str| match fields.fields.get(name)?.kind.as_ref()? {
-                ValueKind::StringValue(text) => Some(text.as_str()),
-                _ => None,
-            };
-            let id = Uuid::try_parse(text("decision_id")?).ok()?;
-            let grants = text("grant").unwrap_or_default().split(',');
-            Some(Self { id, grants: grants.filter(|id| !id.is_empty()).map(str::to_owned).collect() })
-        })
-    }
-}
-
-fn exact(admitted: Admitted) -> Known {
-    let Admitted { decision, request, caller, footing, revision } = admitted;
-    Known {
-        decision: decision.to_string().into(),
-        caller,
-        footing,
-        request: Some(request.encode_to_vec().into()),
-        revision: Some(revision),
-        end: None,
-        missing: Vec::new(),
-        missing_until: None,
-    }
-}
-
-impl Watcher {
-    /// What can be known of a stream whose request is gone: the first ones after the start, those that another instance
-    /// decided. Its caller is whom the forwarded metadata and headers name, and its grants.
-    fn inferred(&self, decided: &Decided, headers: &HttpHeaders, metadata: Option<&Metadata>) -> Known {
-        let replica = &self.checker.replica;
-        let (mut grants, mut missing) = (Vec::new(), Vec::new());
-        for id in &decided.grants {
-            match replica.get(id) {
-                Some(grant) => grants.push(grant),
-                None => missing.push(id.clone()),
-            }
-        }
-        let missing_until = (!missing.is_empty()).then(|| self.checker.clock.now().boot + GRANT_PATIENCE);
-        let request = seen_by_ext_proc(headers, metadata.cloned());
-        let parsed = request::parse(&request, crate::authz::BodyParsing::Skip);
-        let caller =
-            parsed.ok().and_then(|parsed| identity::identify(&parsed, &self.checker.config.identity).ok());
-        let caller = caller.unwrap_or_default();
-        let subjects = grants.iter().map(|grant| grant.subject.clone());
-        let mut principals: Vec<_> = caller.principals().iter().cloned().chain(subjects).collect();
-        principals.dedup();
-        Known {
-            decision: decided.id.to_string().into(),
-            caller: Caller::new(principals),
-            footing: Footing { grants, stands_alone: false },
-            request: None,
-            revision: None,
-            end: None,
-            missing,
-            missing_until,
-        }
-    }
-}
-
-/// Enough of a request to see who calls. Not the one that was decided: other filters have had it in hand since.
-fn seen_by_ext_proc(headers: &HttpHeaders, metadata: Option<Metadata>) -> CheckRequest {
-    let list = headers.headers.iter().flat_map(|map| &map.headers);
-    let headers: HashMap<_, _> = list
-        .map(|header| {
-            let raw = String::from_utf8_lossy(&header.raw_value).into_owned();
-            (header.key.clone(), if raw.is_empty() { header.value.clone() } else { raw })
-        })
-        .collect();
-    CheckRequest {
-        attributes: Some(AttributeContext {
-            source: Some(Peer::default()),
-            request: Some(Request {
-                http: Some(HttpRequest { headers, ..HttpRequest::default() }),
-                ..Request::default()
-            }),
-            metadata_context: metadata,
-            ..AttributeContext::default()
-        }),
     }
 }
 

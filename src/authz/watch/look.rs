@@ -1,24 +1,31 @@
 //! One look at one live stream: does what it rests on still stand?
 
-use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 use prost::Message;
 use tokio::time::Instant;
 
 use super::recent::Footing;
-use super::{Watcher, gone};
+use super::{END_GRACE, Watcher};
 use crate::authz::uses::Spent;
-use crate::authz::{Course, Measure, request, settle, telling};
+use crate::authz::{Course, Measure, request, settle};
 use crate::clock::{BootTime, Now};
 use crate::decision::{Decision, DenyReason, MIN_REMAINING};
 use crate::grant::Grant;
 use crate::lock::Lock;
 use crate::principal::Caller;
 
+/// For a grant that another instance let a stream in by to come here, too. A push takes a millisecond, a new copy a second.
+pub const GRANT_PATIENCE: Duration = Duration::from_secs(1);
+/// For an instance with another policy to come to the same one: bundles are polled for at different moments.
+const POLICY_PATIENCE: Duration = Duration::from_secs(60);
+/// Looks that end in no decision (an evaluation that took too long) before a stream ends for it.
+const MAX_DOUBTS: u8 = 3;
+
 /// How closely a stream is looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
     /// Its grants, and whether a lock is against it.
     Grants,
@@ -26,22 +33,35 @@ pub enum Depth {
     Policy,
 }
 
+/// Who decided that a stream may begin.
+#[derive(Debug, Clone)]
+pub enum Origin {
+    /// This process, and this is the encoded CheckRequest.
+    Here(Box<[u8]>),
+    /// This process, about a request too large to be kept.
+    HereUnkept,
+    /// Another one, or this one before anybody watched. What is known of it came with Envoy's metadata.
+    Elsewhere,
+}
+
 /// What is known of a live stream.
 #[derive(Debug, Clone)]
 pub struct Known {
     /// The id of the decision that let it in.
     pub decision: Arc<str>,
+    /// Envoy's name for the request.
+    pub request_id: Option<Box<str>>,
     pub caller: Caller,
     pub footing: Footing,
-    /// The encoded CheckRequest. None if it was gone when the watch came, or another instance decided it.
-    pub request: Option<Box<[u8]>>,
-    /// Of the policy that decided. None if that is not known.
+    pub origin: Origin,
+    /// Of the policy that decided. None where the metadata does not say.
     pub revision: Option<Arc<str>>,
     /// When the first of its grants ends.
     pub end: Option<BootTime>,
-    /// Grants that the stream rests on and this instance has not got, and until when they may still come.
+    /// Grants that the stream rests on and this instance has not got.
     pub missing: Vec<String>,
-    pub missing_until: Option<BootTime>,
+    pub began: BootTime,
+    pub doubts: u8,
 }
 
 /// What a look found.
@@ -49,6 +69,8 @@ pub enum Looked {
     Same,
     /// It stands, on something that has changed.
     Other(Known),
+    /// More is known of it, and it must be looked at again.
+    Again(Known),
     /// Only the request can tell.
     Decide,
     /// Nobody can tell at the moment.
@@ -57,13 +79,6 @@ pub enum Looked {
 }
 
 impl Known {
-    /// Envoy's name for the request, if the request is known.
-    #[must_use]
-    pub fn request_id(&self) -> Option<String> {
-        let request = CheckRequest::decode(self.request.as_deref()?).ok()?;
-        telling::request_id(&request).map(Cow::into_owned)
-    }
-
     /// When its grants, as they are now, end.
     #[must_use]
     pub fn ending(self, now: Now) -> Self {
@@ -80,45 +95,35 @@ impl Looked {
 
 impl Watcher {
     pub(super) fn look(&self, known: &Known, depth: Depth) -> Looked {
-        let replica = &self.checker.replica;
         let now = self.checker.clock.now();
         if !known.missing.is_empty() {
             return self.look_for_missing(known, now);
         }
         let mut grants = Vec::with_capacity(known.footing.grants.len());
         // An end that has passed and is none: dates are judged by a clock that somebody may set.
-        let mut is_other = known.end.is_some() && is_late(known, now);
+        let mut is_other = known.end.is_some_and(|end| end + END_GRACE <= now.boot);
         for grant in &known.footing.grants {
-            let is_ending = grant.lifetime.remaining(now) < MIN_REMAINING;
-            match replica.get(grant.id.as_str()) {
+            let current = self.checker.replica.get(grant.id.as_str());
+            let is_gone = current.as_ref().is_none_or(|current| current.lifetime.has_ended(now));
+            match current {
                 // Envoy's timer is about to end it, and says so better.
-                None if is_ending && !is_late(known, now) => return Looked::Same,
-                None => return Looked::over(gone(is_ending)),
-                Some(current) if current.lifetime.has_ended(now) => {
-                    return if is_late(known, now) { Looked::over(gone(true)) } else { Looked::Same };
-                }
+                _ if is_gone && is_ending(grant, now) => return Looked::Same,
+                Some(_) if is_gone => return Looked::over(DenyReason::GrantExpired),
+                None => return Looked::over(why_gone(grant, now)),
                 Some(current) if Arc::ptr_eq(&current, grant) => grants.push(current),
                 Some(current) if is_same_access(&current, grant) => {
                     is_other = true;
                     grants.push(current);
                 }
-                Some(_) if known.request.is_some() => return Looked::Decide,
+                Some(_) if matches!(known.origin, Origin::Here(_)) => return Looked::Decide,
                 Some(_) => return Looked::over(DenyReason::GrantChanged),
             }
         }
         if let Some(lock) = self.lock_against_stream(known, &grants, now) {
             return Looked::Over(Box::new(settle::locked(&lock)));
         }
-        let is_same_policy = || {
-            let revision = &self.checker.rules.current().revision;
-            known.revision.as_ref().is_some_and(|known| Arc::ptr_eq(known, revision))
-        };
-        match (depth, &known.request) {
-            (Depth::Policy, Some(_)) => return Looked::Decide,
-            (Depth::Policy, None) => return Looked::over(DenyReason::PolicyChanged),
-            // It came into force between the decision and the watch.
-            (Depth::Grants, Some(_)) if !is_same_policy() => return Looked::Decide,
-            (Depth::Grants, _) => {}
+        if let Some(looked) = self.look_at_policy(known, depth, now) {
+            return looked;
         }
         if is_other {
             let footing = Footing { grants, ..known.footing };
@@ -127,17 +132,36 @@ impl Watcher {
         Looked::Same
     }
 
+    /// None if it was let in by the policy in force.
+    fn look_at_policy(&self, known: &Known, depth: Depth, now: Now) -> Option<Looked> {
+        let in_force = Arc::clone(&self.checker.rules.current().revision);
+        let is_same = known.revision.as_ref().is_some_and(|revision| **revision == *in_force);
+        let is_asked = depth == Depth::Policy;
+        match (&known.origin, &known.revision) {
+            // The same text may be another policy: what it was loaded from may have been mended in between.
+            (Origin::Here(_), Some(revision)) if !is_asked && Arc::ptr_eq(revision, &in_force) => None,
+            (Origin::Here(_), _) => Some(Looked::Decide),
+            _ if is_same => None,
+            (Origin::Elsewhere, None) if !is_asked => None,
+            (Origin::Elsewhere, Some(_)) if !is_asked && now.boot < known.began + POLICY_PATIENCE => {
+                Some(Looked::Unknown)
+            }
+            (Origin::HereUnkept | Origin::Elsewhere, _) => Some(Looked::over(DenyReason::PolicyChanged)),
+        }
+    }
+
     /// Two instances hear of a grant within a moment of each other. One that does not come was revoked in that moment.
     fn look_for_missing(&self, known: &Known, now: Now) -> Looked {
         let find = |id: &String| self.checker.replica.get(id);
         match known.missing.iter().map(find).collect::<Option<Vec<_>>>() {
             Some(found) => {
+                let subjects = found.iter().map(|grant| grant.subject.clone());
+                let caller = Caller::new(known.caller.principals().iter().cloned().chain(subjects).collect());
                 let grants = known.footing.grants.iter().cloned().chain(found).collect();
                 let footing = Footing { grants, ..known.footing };
-                let known = Known { footing, missing: Vec::new(), missing_until: None, ..known.clone() };
-                Looked::Other(known.ending(now))
+                Looked::Again(Known { caller, footing, missing: Vec::new(), ..known.clone() }.ending(now))
             }
-            None if known.missing_until.is_some_and(|until| now.boot < until) => Looked::Unknown,
+            None if now.boot < known.began + GRANT_PATIENCE => Looked::Unknown,
             None => Looked::over(DenyReason::GrantRevoked),
         }
     }
@@ -145,8 +169,8 @@ impl Watcher {
     /// While the replica is not to be trusted. What ended by its own clock has ended.
     pub(super) fn look_at_clock(&self, known: &Known) -> Looked {
         let now = self.checker.clock.now();
-        let has_ended = known.footing.grants.iter().any(|grant| grant.lifetime.has_ended(now));
-        if has_ended && is_late(known, now) {
+        let has_ended = |grant: &Arc<Grant>| grant.lifetime.has_ended(now) && !is_ending(grant, now);
+        if known.footing.grants.iter().any(has_ended) {
             Looked::over(DenyReason::GrantExpired)
         } else {
             Looked::Unknown
@@ -170,12 +194,14 @@ impl Watcher {
     /// As a check of the same request would be decided now. Takes no uses: this stream has had its own.
     pub(super) async fn decide_again(&self, known: &Known) -> Looked {
         let checker = &self.checker;
-        let rules = checker.rules.current();
-        let request = known.request.as_deref().map(CheckRequest::decode);
-        let Some(Ok(request)) = request else { return Looked::over(DenyReason::PolicyChanged) };
+        let Origin::Here(request) = &known.origin else { return Looked::over(DenyReason::PolicyChanged) };
+        let Ok(request) = CheckRequest::decode(&**request) else {
+            return Looked::over(DenyReason::InternalError);
+        };
         let Ok(parsed) = request::parse(&request, checker.config.body_parsing) else {
             return Looked::over(DenyReason::BadRequest);
         };
+        let rules = checker.rules.current();
         let course = Course {
             rules: &rules,
             caller: &known.caller,
@@ -184,21 +210,41 @@ impl Watcher {
             measure: Measure::No,
         };
         let weighed = checker.weigh(&course, parsed, &Spent::default()).await;
-        if weighed.decision.is_allow() {
+        let Some(reason) = weighed.decision.deny_reason() else {
             let footing = weighed.footing();
             let revision = Some(Arc::clone(&rules.revision));
-            return Looked::Other(Known { footing, revision, ..known.clone() }.ending(checker.clock.now()));
-        }
-        match weighed.decision.deny_reason() {
-            Some(DenyReason::Stale | DenyReason::GrantChanged | DenyReason::GrantEnding) => Looked::Unknown,
+            let known = Known { footing, revision, doubts: 0, ..known.clone() };
+            return Looked::Other(known.ending(checker.clock.now()));
+        };
+        match reason {
+            DenyReason::Stale | DenyReason::GrantChanged | DenyReason::GrantEnding => Looked::Unknown,
+            // It may have been the machine, and every stream is looked at in the same moment.
+            DenyReason::PolicyError | DenyReason::TooManyGrants if known.doubts < MAX_DOUBTS => {
+                Looked::Again(Known { doubts: known.doubts + 1, ..known.clone() })
+            }
             _ => Looked::Over(Box::new(weighed.decision)),
         }
     }
 }
 
-/// Whether its end is longer ago than Envoy's own timer may take.
-fn is_late(known: &Known, now: Now) -> bool {
-    known.end.is_none_or(|end| end + super::END_GRACE <= now.boot)
+/// Whether Envoy's own timer is at this end: it is about to come, or came less than [`END_GRACE`] ago.
+fn is_ending(grant: &Grant, now: Now) -> bool {
+    let lifetime = &grant.lifetime;
+    let is_past = lifetime.deadline + END_GRACE <= now.boot
+        || lifetime.is_dated && now.wall.duration_since(lifetime.expires_at) >= jiff_grace();
+    lifetime.remaining(now) < MIN_REMAINING && !is_past
+}
+
+fn jiff_grace() -> jiff::SignedDuration {
+    jiff::SignedDuration::try_from(END_GRACE).unwrap_or(jiff::SignedDuration::ZERO)
+}
+
+fn why_gone(grant: &Grant, now: Now) -> DenyReason {
+    if grant.lifetime.remaining(now) < MIN_REMAINING {
+        DenyReason::GrantExpired
+    } else {
+        DenyReason::GrantRevoked
+    }
 }
 
 /// Whether two versions of a grant differ in nothing but when they end.

@@ -1,13 +1,16 @@
 //! What was just allowed, kept until its watch comes, which is a moment later or never.
 //!
-//! The exact request, as it was decided: what ext_proc shows of it has been changed by then. Bounded, and the oldest go
-//! first. A stream whose request is gone is watched all the same, and ended where only the request could tell.
+//! The exact request, as it was decided: what ext_proc shows of it has been changed by then. Bounded in number, bytes and
+//! age; the oldest go first. A stream whose entry is gone is watched all the same, by what the metadata says of it.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
+use prost::Message;
 use uuid::Uuid;
 
 use crate::grant::Grant;
@@ -15,12 +18,15 @@ use crate::principal::Caller;
 
 /// Threads that decide have a ring each, so that the memory of a request is freed where it was taken.
 const RINGS: usize = 16;
-/// Per ring, of some 3 KiB each. Envoy opens the watch in the same moment as it reads the answer.
-const SLOTS: usize = 128;
-
-/// Of one request, encoded. Streams hold theirs as long as they live, and callers write headers and bodies. A larger one is
-/// watched without.
-pub const MAX_KEPT_BYTES: usize = 12 * 1024;
+/// Of one ring. More than one thread allows within [`KEPT_FOR`] where each of them becomes a stream.
+const MAX_ENTRIES: usize = 4096;
+/// Of the requests in one ring, as they are on the wire.
+const MAX_RING_BYTES: usize = 4 * 1024 * 1024;
+/// Envoy opens the watch as soon as it has read the answer. Filters in between may wait for something.
+const KEPT_FOR: Duration = Duration::from_secs(2);
+/// Of one request. Streams hold theirs as long as they live, and callers write headers and bodies. Of a larger one everything
+/// is kept but the request itself.
+const MAX_REQUEST_BYTES: usize = 12 * 1024;
 
 /// What an allow rests on.
 #[derive(Debug, Clone, Default)]
@@ -34,11 +40,12 @@ pub struct Footing {
 #[derive(Debug)]
 pub struct Admitted {
     pub decision: Uuid,
-    pub request: CheckRequest,
     pub caller: Caller,
     pub footing: Footing,
     /// Of the policy that decided.
     pub revision: Arc<str>,
+    /// None if it was too large to be kept.
+    pub request: Option<CheckRequest>,
 }
 
 #[derive(Debug, Default)]
@@ -50,8 +57,16 @@ pub struct Recent {
 
 #[derive(Debug, Default)]
 struct Ring {
-    slots: Vec<Option<Admitted>>,
-    next: usize,
+    slots: VecDeque<Slot>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Slot {
+    put: Instant,
+    bytes: usize,
+    /// None once it was taken.
+    admitted: Option<Admitted>,
 }
 
 impl Recent {
@@ -61,10 +76,17 @@ impl Recent {
         self.is_wanted.load(Ordering::Relaxed)
     }
 
-    pub fn put(&self, admitted: Admitted) {
+    pub fn put(&self, mut admitted: Admitted) {
+        let bytes = admitted.request.as_ref().map_or(0, Message::encoded_len);
+        let bytes = if bytes > MAX_REQUEST_BYTES {
+            admitted.request = None;
+            0
+        } else {
+            bytes
+        };
         let Some(ring) = self.rings.get(own_ring()) else { return };
         // Dropped behind the lock.
-        let _oldest = ring.lock().unwrap_or_else(PoisonError::into_inner).put(admitted);
+        let _old = ring.lock().unwrap_or_else(PoisonError::into_inner).put(admitted, bytes, Instant::now());
     }
 
     /// What was allowed under this name, once.
@@ -76,20 +98,28 @@ impl Recent {
 }
 
 impl Ring {
-    fn put(&mut self, admitted: Admitted) -> Option<Admitted> {
-        if self.slots.len() < SLOTS {
-            self.slots.push(Some(admitted));
-            return None;
+    fn put(&mut self, admitted: Admitted, bytes: usize, now: Instant) -> Vec<Slot> {
+        let mut old = Vec::new();
+        while self.slots.front().is_some_and(|first| {
+            now.saturating_duration_since(first.put) > KEPT_FOR
+                || self.slots.len() >= MAX_ENTRIES
+                || self.bytes + bytes > MAX_RING_BYTES
+        }) {
+            let Some(slot) = self.slots.pop_front() else { break };
+            self.bytes -= slot.bytes;
+            old.push(slot);
         }
-        let slot = self.slots.get_mut(self.next)?;
-        self.next = (self.next + 1) % SLOTS;
-        slot.replace(admitted)
+        self.bytes += bytes;
+        self.slots.push_back(Slot { put: now, bytes, admitted: Some(admitted) });
+        old
     }
 
+    /// From the newest on: it is most likely the one before.
     fn take(&mut self, decision: Uuid) -> Option<Admitted> {
-        let is_it =
-            |slot: &&mut Option<Admitted>| slot.as_ref().is_some_and(|found| found.decision == decision);
-        self.slots.iter_mut().find(is_it)?.take()
+        let is_it = |slot: &&mut Slot| slot.admitted.as_ref().is_some_and(|found| found.decision == decision);
+        let slot = self.slots.iter_mut().rev().find(is_it)?;
+        self.bytes -= std::mem::take(&mut slot.bytes);
+        slot.admitted.take()
     }
 }
 
@@ -107,12 +137,16 @@ fn own_ring() -> usize {
 
 #[cfg(test)]
 mod tests {
+    use envoy_types::pb::envoy::service::auth::v3::AttributeContext;
+
     use super::*;
 
-    fn admitted(number: u128) -> Admitted {
+    fn admitted(number: u128, bytes: usize) -> Admitted {
+        let extension = [("k".to_owned(), "x".repeat(bytes))].into();
+        let attributes = AttributeContext { context_extensions: extension, ..AttributeContext::default() };
         Admitted {
             decision: Uuid::from_u128(number),
-            request: CheckRequest { attributes: None },
+            request: Some(CheckRequest { attributes: Some(attributes) }),
             caller: Caller::default(),
             footing: Footing::default(),
             revision: "".into(),
@@ -120,14 +154,28 @@ mod tests {
     }
 
     #[test]
-    fn what_was_allowed_is_there_once_and_the_oldest_go_first() {
+    fn what_was_allowed_is_there_once() {
         let recent = Recent::default();
-        let is_there = |number: u128| recent.take(Uuid::from_u128(number)).is_some();
-        assert!(!recent.is_wanted() && !is_there(0) && recent.is_wanted());
-        let last = SLOTS as u128;
-        (0..=last).for_each(|number| recent.put(admitted(number)));
-        assert!(!is_there(0), "it had to make room");
-        assert!(is_there(1) && !is_there(1), "once");
-        assert!(is_there(last));
+        let take = |number: u128| recent.take(Uuid::from_u128(number));
+        assert!(!recent.is_wanted() && take(0).is_none() && recent.is_wanted());
+        recent.put(admitted(1, 10));
+        recent.put(admitted(2, MAX_REQUEST_BYTES));
+        assert!(take(1).is_some_and(|found| found.request.is_some()) && take(1).is_none());
+        assert!(take(2).is_some_and(|found| found.request.is_none()), "too large to be kept");
+        assert!(recent.rings.iter().all(|ring| ring.lock().unwrap().bytes == 0));
+    }
+
+    #[test]
+    fn the_oldest_go_first_by_number_bytes_and_age() {
+        let now = Instant::now();
+        let mut ring = Ring::default();
+        for number in 0..=MAX_ENTRIES as u128 {
+            ring.put(admitted(number, 0), 1, now);
+        }
+        assert!(ring.take(Uuid::from_u128(0)).is_none() && ring.take(Uuid::from_u128(1)).is_some());
+        assert_eq!(ring.put(admitted(9_000, 0), MAX_RING_BYTES, now).len(), MAX_ENTRIES);
+        let late = now + KEPT_FOR + Duration::from_millis(1);
+        assert_eq!(ring.put(admitted(9_001, 0), 1, late).len(), 1);
+        assert_eq!((ring.slots.len(), ring.bytes), (1, 1));
     }
 }

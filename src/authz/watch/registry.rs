@@ -1,6 +1,6 @@
 //! The live streams of one thread: by number, by grant, and by when they end. Pure memory; decides nothing.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,9 +23,24 @@ struct State {
     streams: HashMap<u64, Entry>,
     by_grant: HashMap<GrantId, HashSet<u64>>,
     ends: BTreeSet<(BootTime, u64)>,
-    /// What has to be looked at again, and how closely.
-    due: BTreeMap<u64, Depth>,
+    due: Due,
     is_closed: bool,
+}
+
+/// What has to be looked at again. Looks at grants come first: they are quick, and a revocation must not wait for policy.
+#[derive(Default)]
+struct Due {
+    grants: BTreeSet<u64>,
+    policy: BTreeSet<u64>,
+}
+
+impl Due {
+    fn of(&mut self, depth: Depth) -> &mut BTreeSet<u64> {
+        match depth {
+            Depth::Grants => &mut self.grants,
+            Depth::Policy => &mut self.policy,
+        }
+    }
 }
 
 struct Entry {
@@ -55,7 +70,7 @@ impl Registry {
         let known = Arc::new(known);
         state.index(id, &known);
         state.streams.insert(id, Entry { known, end });
-        state.due.insert(id, Depth::Grants);
+        state.due.grants.insert(id);
         drop(state);
         self.news.notify_one();
         Some(id)
@@ -75,13 +90,19 @@ impl Registry {
         self.state().streams.get(&id).map(|entry| Arc::clone(&entry.known))
     }
 
-    /// What it rests on is something else by now.
+    /// What is known of it is something else by now. What is due stays so.
     pub fn replace(&self, id: u64, known: Known) {
         let mut state = self.state();
+        let due = [Depth::Grants, Depth::Policy].map(|depth| state.due.of(depth).contains(&id));
         let Some(Entry { end, .. }) = state.take(id) else { return };
         let known = Arc::new(known);
         state.index(id, &known);
         state.streams.insert(id, Entry { known, end });
+        for (depth, is_due) in [Depth::Grants, Depth::Policy].into_iter().zip(due) {
+            if is_due {
+                state.due.of(depth).insert(id);
+            }
+        }
     }
 
     pub async fn has_news(&self) {
@@ -93,45 +114,40 @@ impl Registry {
     }
 
     pub fn is_anything_due(&self) -> bool {
-        !self.state().due.is_empty()
+        let due = &self.state().due;
+        !due.grants.is_empty() || !due.policy.is_empty()
     }
 
     pub fn look_at_grant(&self, id: &GrantId) {
         let mut state = self.state();
         let State { by_grant, due, .. } = &mut *state;
-        for stream in by_grant.get(id).into_iter().flatten() {
-            due.entry(*stream).or_insert(Depth::Grants);
-        }
+        due.grants.extend(by_grant.get(id).into_iter().flatten());
     }
 
     pub fn look_at_all(&self, depth: Depth) {
         let mut state = self.state();
         let State { streams, due, .. } = &mut *state;
-        for id in streams.keys() {
-            let entry = due.entry(*id).or_insert(depth);
-            *entry = depth.max(*entry);
-        }
+        due.of(depth).extend(streams.keys());
     }
 
     /// Those whose grants ended `grace` ago.
     pub fn look_at_ended(&self, now: Now, grace: Duration) {
         let mut state = self.state();
         let State { ends, due, .. } = &mut *state;
-        for (_, id) in ends.iter().take_while(|(end, _)| *end + grace <= now.boot) {
-            due.entry(*id).or_insert(Depth::Grants);
-        }
+        due.grants.extend(ends.iter().take_while(|(end, _)| *end + grace <= now.boot).map(|(_, id)| id));
     }
 
-    pub fn take_due(&self) -> BTreeMap<u64, Depth> {
-        std::mem::take(&mut self.state().due)
+    pub fn next_due(&self) -> Option<(u64, Depth)> {
+        let mut state = self.state();
+        let quick = state.due.grants.pop_first().map(|id| (id, Depth::Grants));
+        quick.or_else(|| state.due.policy.pop_first().map(|id| (id, Depth::Policy)))
     }
 
     pub fn look_later(&self, later: Vec<(u64, Depth)>) {
         let mut state = self.state();
         for (id, depth) in later {
             if state.streams.contains_key(&id) {
-                let entry = state.due.entry(id).or_insert(depth);
-                *entry = depth.max(*entry);
+                state.due.of(depth).insert(id);
             }
         }
     }
@@ -169,7 +185,8 @@ impl State {
         if let Some(end) = entry.known.end {
             self.ends.remove(&(end, id));
         }
-        self.due.remove(&id);
+        self.due.grants.remove(&id);
+        self.due.policy.remove(&id);
         Some(entry)
     }
 }

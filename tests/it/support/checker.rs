@@ -71,7 +71,7 @@ fn config() -> Config {
         check_timeout: Duration::from_secs(10),
         settle_timeout: Duration::from_millis(100),
         max_concurrent_checks: 10_000,
-        max_watched_streams: 100,
+        watched_streams: daypass::authz::watch::Room { all: 100, of_one_caller: 100 },
         request_ids: RequestIds::Ignored,
     }
 }

@@ -95,9 +95,14 @@ pub fn port(address: &str) -> String {
 
 /// Makes `envoy/keys/jwks.json` below `dir`, once, and a token for `user` that it verifies.
 pub fn token(dir: &Path, user: &str) -> Option<String> {
+    token_of(dir, user, "")
+}
+
+/// The same for somebody with groups, separated by commas.
+pub fn token_of(dir: &Path, user: &str, groups: &str) -> Option<String> {
     let output = Command::new(tool("python3")?)
         .arg(Path::new(ROOT).join("envoy/demo/demo_token.py"))
-        .args([user, "--keys"])
+        .args([user, "--groups", groups, "--keys"])
         .arg(dir.join("envoy/keys"))
         .output()
         .unwrap();

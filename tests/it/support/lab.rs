@@ -34,9 +34,15 @@ impl Lab {
         Self::start_in(&Arc::new(tempfile::tempdir().unwrap()), args, changes).await
     }
 
-    /// With changes that come before the ports are put in.
-    pub async fn start_first(args: &[&str], changes: &[(&str, &str)]) -> Option<Self> {
-        Self::build(&Arc::new(tempfile::tempdir().unwrap()), args, changes, &[]).await
+    /// Whose streams are watched by another instance than decides them. Alice is in the group `sre`.
+    pub async fn watched_by(other: &Daypass, dir: &Arc<TempDir>, args: &[&str]) -> Option<Self> {
+        let config =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/envoy/streams.yaml")).unwrap();
+        let begin = config.find("cluster_name: daypass_watch\n").unwrap();
+        let end = begin + config[begin..].find("port_value: 9191").unwrap() + "port_value: 9191".len();
+        let watch = &config[begin..end];
+        let elsewhere = watch.replace("port_value: 9191", &port(&other.check));
+        Self::build(dir, args, &[(watch, &elsewhere)], &[]).await
     }
 
     pub async fn start_in(dir: &Arc<TempDir>, args: &[&str], changes: &[(&str, &str)]) -> Option<Self> {
@@ -51,7 +57,7 @@ impl Lab {
     ) -> Option<Self> {
         let daypass = Daypass::start_in(dir, args);
         let ticker = Ticker::start().await;
-        let token = envoy::token(dir.path(), "alice")?;
+        let token = envoy::token_of(dir.path(), "alice", "sre")?;
         let ports = [
             ("9191", port(&daypass.check)),
             ("8080", port(&ticker.http.to_string())),
