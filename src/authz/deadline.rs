@@ -1,6 +1,6 @@
 //! The headers of an allow that end what it lets in: Envoy's for every kind of stream, gRPC's for a clean end.
 //!
-//! Never a value of 0, which is no limit to Envoy, and never more than is left, but for [`GRPC_GRACE`].
+//! Never a value of 0, which is no limit to Envoy, and never more than is left, but for [`TIMER_SLACK`] and [`GRPC_GRACE`].
 
 use std::time::Duration;
 
@@ -14,6 +14,10 @@ const STREAM_DURATION: &str = "x-envoy-upstream-stream-duration-ms";
 const MAX_RETRIES: &str = "x-envoy-max-retries";
 /// How long the caller of a gRPC method waits, which its server keeps to (gRPC over HTTP/2, "Timeout").
 const GRPC_TIMEOUT: &str = "grpc-timeout";
+
+/// Envoy counts from the beginning of the turn that its event loop is in, so its timers may be early by as much. A stream is not
+/// cut while its grant lives.
+pub const TIMER_SLACK: Duration = Duration::from_millis(2);
 
 /// For an upstream that ends a call by itself, as told, to say so: cut at the same moment its caller would see a broken
 /// stream rather than `DEADLINE_EXCEEDED`.
@@ -56,10 +60,10 @@ impl Term {
     #[must_use]
     pub fn headers(self, caller_waits: Option<Duration>) -> Vec<(&'static str, String)> {
         let mut headers = Vec::with_capacity(3);
-        let mut cut = self.left;
+        let mut cut = self.left.saturating_add(TIMER_SLACK);
         if caller_waits.is_some_and(|waits| waits > self.left) {
             headers.push((GRPC_TIMEOUT, grpc_text(self.left)));
-            cut = cut.saturating_add(GRPC_GRACE);
+            cut = self.left.saturating_add(GRPC_GRACE);
         }
         headers.push((STREAM_DURATION, millis_rounded_up(cut).to_string()));
         if self.are_retries_off {
@@ -146,12 +150,12 @@ mod tests {
         let leased = StreamLimits { lease: Some(Duration::from_secs(30)), ..LIMITS };
         let seconds = Duration::from_secs;
         for (left, lease, limits, expected) in [
-            (Some(Duration::from_micros(90_000_001)), None, LIMITS, "90001"),
-            (Some(seconds(90)), None, leased, "30000"),
-            (Some(seconds(90)), Some(seconds(5)), leased, "5000"),
-            (None, Some(seconds(5)), leased, "5000"),
-            (Some(Duration::from_nanos(1)), None, LIMITS, "1 x-envoy-max-retries=0"),
-            (Some(seconds(59)), None, LIMITS, "59000 x-envoy-max-retries=0"),
+            (Some(Duration::from_micros(90_000_001)), None, LIMITS, "90003"),
+            (Some(seconds(90)), None, leased, "30002"),
+            (Some(seconds(90)), Some(seconds(5)), leased, "5002"),
+            (None, Some(seconds(5)), leased, "5002"),
+            (Some(Duration::from_nanos(1)), None, LIMITS, "3 x-envoy-max-retries=0"),
+            (Some(seconds(59)), None, LIMITS, "59002 x-envoy-max-retries=0"),
         ] {
             let basis = left.map(basis);
             let found = shown(Term::of(basis.as_ref(), lease, limits), None);
@@ -164,7 +168,7 @@ mod tests {
     fn who_waits_longer_than_is_left_is_told() {
         let term = Term::of(Some(&basis(Duration::from_secs(90))), None, LIMITS);
         let of = |waits| shown(term, Some(waits));
-        assert_eq!(of(Duration::from_secs(90)), format!("{STREAM_DURATION}=90000"));
+        assert_eq!(of(Duration::from_secs(90)), format!("{STREAM_DURATION}=90002"));
         assert_eq!(of(Duration::from_secs(91)), format!("grpc-timeout=90000m {STREAM_DURATION}=90050"));
         assert_eq!(grpc_text(Duration::from_secs(100_000)), "100000S");
         assert_eq!(grpc_text(Duration::from_nanos(1)), "1m");

@@ -288,7 +288,7 @@ mod tests {
         assert_eq!(response.dynamic_metadata.unwrap().fields["grant"], text("g"));
         let Some(HttpResponse::OkResponse(ok)) = response.http_response else { panic!("not an allow") };
         let values: Vec<_> = ok.headers.into_iter().map(|header| header.header.unwrap().value).collect();
-        assert_eq!(values, ["999999999", "30000"], "of two the last counts");
+        assert_eq!(values, ["999999999", "30002"], "of two the last counts");
         assert_eq!(ok.headers_to_remove, ["x-other"]);
     }
 

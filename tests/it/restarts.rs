@@ -187,6 +187,8 @@ fn start_stack(upstream: u16) -> Option<(Stack, String)> {
         stack.start_daypass(index);
         stack.start_envoy(index);
     }
+    let grant = r#"{"v":1,"subject":"user:alice","permissions":[{"hosts":["granted.svc"]}]}"#;
+    stack.redis.set("g", grant, 600_000);
     stack.envoy[0].is_some().then_some((stack, token))
 }
 
@@ -195,11 +197,6 @@ fn a_rolling_restart_of_everything_loses_no_request_and_lets_nobody_through() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let upstream = runtime.block_on(crate::support::ticker::short_answers());
     let Some((mut stack, token)) = start_stack(upstream) else { return };
-    stack.redis.set(
-        "g",
-        r#"{"v":1,"subject":"user:alice","permissions":[{"hosts":["granted.svc"]}]}"#,
-        600_000,
-    );
     for ingress in stack.fleet.ingress.clone() {
         wait_for("the grant", || (ask(&ingress, &token, "granted.svc") == Some(200)).then_some(()));
     }
@@ -248,11 +245,6 @@ fn a_lonely_daypass_that_restarts_lets_nobody_through() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let upstream = runtime.block_on(crate::support::ticker::short_answers());
     let Some((mut stack, token)) = start_stack(upstream) else { return };
-    stack.redis.set(
-        "g",
-        r#"{"v":1,"subject":"user:alice","permissions":[{"hosts":["granted.svc"]}]}"#,
-        600_000,
-    );
     // The second leaves, and the first is all there is.
     stack.daypass[1] = None;
     let ingress = stack.fleet.ingress[0].clone();

@@ -231,12 +231,10 @@ impl Watcher {
 fn is_ending(grant: &Grant, now: Now) -> bool {
     let lifetime = &grant.lifetime;
     let is_past = lifetime.deadline + END_GRACE <= now.boot
-        || lifetime.is_dated && now.wall.duration_since(lifetime.expires_at) >= jiff_grace();
+        || lifetime.is_dated
+            && Duration::try_from(now.wall.duration_since(lifetime.expires_at))
+                .is_ok_and(|past| past >= END_GRACE);
     lifetime.remaining(now) < MIN_REMAINING && !is_past
-}
-
-fn jiff_grace() -> jiff::SignedDuration {
-    jiff::SignedDuration::try_from(END_GRACE).unwrap_or(jiff::SignedDuration::ZERO)
 }
 
 fn why_gone(grant: &Grant, now: Now) -> DenyReason {

@@ -25,6 +25,13 @@ pub enum Kind {
     Silent,
 }
 
+impl Ran {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { status: String::new(), reads: 0, last: now, closed: now, end: String::new() }
+    }
+}
+
 impl Kind {
     /// Those that bring data all the time.
     pub const TALKING: [Self; 7] = [
@@ -98,13 +105,7 @@ pub async fn plain(
     writer.write_all(head.unwrap_or_default().as_bytes()).await.unwrap();
     let mut ticks = tokio::time::interval(TICK);
     let (mut answer, mut buffer, mut began) = (Vec::new(), [0; 4096], Some(began));
-    let mut ran = Ran {
-        status: String::new(),
-        reads: 0,
-        last: Instant::now(),
-        closed: Instant::now(),
-        end: String::new(),
-    };
+    let mut ran = Ran::new();
     loop {
         tokio::select! {
             read = reader.read(&mut buffer) => match read {
@@ -157,13 +158,7 @@ pub async fn grpc(
     if !timeout.is_empty() {
         request = request.header("grpc-timeout", timeout);
     }
-    let mut ran = Ran {
-        status: String::new(),
-        reads: 0,
-        last: Instant::now(),
-        closed: Instant::now(),
-        end: String::new(),
-    };
+    let mut ran = Ran::new();
     let response = match send.send_request(request.body(body).unwrap()).await {
         Ok(response) => response,
         Err(error) => return Ran { end: error.to_string(), closed: Instant::now(), ..ran },
