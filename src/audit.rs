@@ -68,6 +68,9 @@ pub struct Record {
     pub lock: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
+    /// Envoy's own number of the stream (`AttributeContext.HttpRequest.id`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream_id: Option<String>,
     /// Of the trace that the check is part of, where checks are traced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<String>,
@@ -216,6 +219,7 @@ mod tests {
                 grants: Vec::new(),
                 lock: None,
                 request_id: None,
+                stream_id: None,
                 trace_id: None,
                 method: String::new(),
                 host: String::new(),

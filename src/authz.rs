@@ -118,6 +118,7 @@ enum Measure {
 
 /// What stays the same while one request is decided.
 struct Course<'a> {
+    request: &'a CheckRequest,
     rules: &'a Rules,
     caller: &'a Caller,
     began: Now,
@@ -278,7 +279,7 @@ impl Checker {
                 }
             };
             let began = self.clock.now();
-            let course = Course { rules, caller: &caller, began, settle_by, measure: Measure::Yes };
+            let course = Course { request, rules, caller: &caller, began, settle_by, measure: Measure::Yes };
             let weighed = self.weigh(&course, parsed, &spent).await;
             let footing = weighed.footing();
             let Weighed { decision, limited, error, active, evaluation, .. } = weighed;
@@ -289,7 +290,7 @@ impl Checker {
             }
             let check = uses::check_key(request, id, self.config.request_ids);
             let asked = Instant::now();
-            let taken = self.take_uses(limited, &check, request, observer).await;
+            let taken = self.take_uses(limited, &check, &course, observer).await;
             steps.push(Step { name: "uses", began: asked, took: asked.elapsed() });
             let decision = match taken {
                 Ok(Use::Taken) => {
@@ -360,7 +361,9 @@ impl Checker {
             Lookup::Unsettled => Err(DenyReason::Stale),
             Lookup::TooMany => {
                 let principals = caller.principals().iter().map(ToString::to_string).collect::<Vec<_>>();
+                let request_id = telling::request_id(course.request);
                 tracing::warn!(
+                    request_id = request_id.as_deref(),
                     principals = principals.join(","),
                     "one of these holds more grants than allowed"
                 );
@@ -417,14 +420,14 @@ impl Checker {
         &self,
         limited: Vec<Limited>,
         check: &str,
-        request: &CheckRequest,
+        course: &Course<'_>,
         observer: &CheckObserver<'_>,
     ) -> Result<Use, DenyReason> {
         let left = self.config.check_timeout.saturating_sub(observer.elapsed());
         match timeout(left, self.store.take_uses(limited, check, left)).await {
             Ok(Ok(outcome)) => Ok(outcome),
             Ok(Err(error)) => {
-                let request_id = telling::request_id(request);
+                let request_id = telling::request_id(course.request);
                 let request_id = request_id.as_deref();
                 tracing::warn!(check, request_id, "a use could not be taken: {error}");
                 Err(DenyReason::Stale)

@@ -57,6 +57,7 @@ impl Checker {
         };
         let rules = self.rules.current();
         let course = Course {
+            request: &request,
             rules: &rules,
             caller,
             began: self.clock.now(),

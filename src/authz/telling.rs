@@ -71,6 +71,7 @@ impl Checker {
             grants: answer.decision.basis().map(|basis| basis.grants.clone()).unwrap_or_default(),
             lock: answer.decision.barrier.as_ref().map(|barrier| barrier.lock.clone()),
             request_id: headers.get("x-request-id").map(str::to_owned),
+            stream_id: http.map(|http| http.id.clone()).filter(|id| !id.is_empty()),
             trace_id: parent.map(Parent::trace_id),
             method: http.map(|http| http.method.clone()).unwrap_or_default(),
             host: http.map(|http| http.host.clone()).unwrap_or_default(),

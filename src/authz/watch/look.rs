@@ -203,6 +203,7 @@ impl Watcher {
         };
         let rules = checker.rules.current();
         let course = Course {
+            request: &request,
             rules: &rules,
             caller: &known.caller,
             began: checker.clock.now(),
