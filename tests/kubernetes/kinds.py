@@ -1,9 +1,11 @@
 """What the manifests may say in resources that are not Kubernetes' own.
 
-No package of a registry that the tests install has these schemas (npm has Istio's and Gateway API's, for code of Node), and copies of
-them would be most of this repository. So this is a list of the fields that the manifests use, by hand, each looked up in the CRDs of
-Istio, Gateway API, Envoy Gateway, Contour, consul-k8s and Gloo as of July and August 2026, and of kgateway 2. A field that is
-not here is an error: whoever adds one looks it up. `validate.py --crds DIR` holds the manifests against real CRDs.
+npm packages have the schemas of Istio, Gateway API, Envoy Gateway and Contour (package.json), which schemas.mjs holds the manifests
+against. No package was found with those of Consul, Gloo and kgateway, nor with what IstioOperator's `spec` may be: its CRD takes anything.
+So for them, and for what no schema says (that nothing fails open, that a deadline is there), this is a list of the fields that the
+manifests use, by hand, each looked up in the CRDs of Istio, Gateway API, Envoy Gateway, Contour, consul-k8s and Gloo as of July and August
+2026, and of kgateway 2. A field that is not here is an error: whoever adds one looks it up. `validate.py --crds DIR` holds the manifests
+against real CRDs.
 
 In a schema: a dict is an object with these fields and no others, `name!` one that must be there; a list of one is a list of those;
 a set is what a string may be; a type is a type; ANY is not looked at; MAP has strings for values.
@@ -208,6 +210,16 @@ CUSTOM = {
         "targetRefs": [_TARGET],
         "extAuth": {"extensionRef!": _SECRET, "contextExtensions": MAP},
     },
+}
+
+# A field that is younger than a package: the package, the version that has not got it, and where it is. With another version it counts.
+NEWER = {
+    # Since Envoy Gateway 1.8.
+    ("gateway.envoyproxy.io/v1alpha1", "SecurityPolicy"): (
+        "@kubernetes-models/envoy-gateway",
+        "2.0.0",
+        ["spec", "extAuth", "statusOnError"],
+    ),
 }
 
 

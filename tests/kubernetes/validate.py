@@ -5,7 +5,8 @@
 Every variant is rendered and each of its documents held against
 
 - Kubernetes' own schemas, strictly, of the oldest version that has all that is used and of the newest (kubernetes-validate);
-- for what others define, the fields listed in kinds.py, and with --crds the CRDs found there;
+- for what others define, those projects' schemas as npm packages have them (schemas.mjs; `make tools` installs them), the fields listed in
+  kinds.py, and with --crds the CRDs found there. Which kinds no package has, the output says;
 - rules that no schema has: what is referred to exists, pods are locked down, nobody is killed before they are done;
 - Envoy itself (`--mode validate`) for each of its configurations, and daypass itself (`serve --validate`) for each of its own.
 
@@ -15,6 +16,7 @@ the output says so. It must never say that all is well after it looked at nothin
 
 import argparse
 import copy
+import json
 import re
 import subprocess
 import sys
@@ -28,6 +30,8 @@ import yaml
 import kinds
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+# Where `make tools` puts what tests/kubernetes/package.json names.
+PACKAGES = ROOT / ".tools" / "node"
 # The oldest where sidecars are for good, and the newest that the package has.
 VERSIONS = ["1.33", "1.37"]
 # Made by whoever installs it: envoy/kubernetes/README.md lists them.
@@ -48,6 +52,8 @@ class Check:
         self.root: Path = arguments.root
         self.problems: list[str] = []
         self.counts: dict[str, int] = {}
+        self.custom: list[tuple[str, dict]] = []
+        self.by_package: dict[str, set[str]] = {}
         self.by_hand: set[str] = set()
         self.crds = read_crds(arguments.crds) if arguments.crds else {}
         self.seen_texts: set[str] = set()
@@ -85,7 +91,7 @@ class Check:
             for mistake in kinds.mistakes(spec, kinds.CUSTOM[key], "spec"):
                 self.problem(where, mistake)
             self.count("documents by the fields in kinds.py")
-            self.by_hand.add(f"{key[1]} ({key[0]})")
+            self.custom.append((where, document))
             self.crd(where, key, document)
             return
         for version in VERSIONS:
@@ -97,6 +103,33 @@ class Check:
             except (kubernetes_validate.SchemaNotFoundError, kubernetes_validate.VersionNotSupportedError) as error:
                 self.problem(where, f"{error.message}, and kinds.py has none")
         self.count("documents by Kubernetes' schemas")
+
+    def packages(self) -> None:
+        """All resources of other projects at once: to read the packages takes a while."""
+        if not self.custom:
+            return
+        command = ["node", str(ROOT / "tests" / "kubernetes" / "schemas.mjs"), str(PACKAGES)]
+        pinned = json.loads((PACKAGES / "package.json").read_text())["dependencies"]
+        known = []
+        for where, document in self.custom:
+            package, version, path = kinds.NEWER.get((document["apiVersion"], document["kind"]), ("", "", []))
+            less = without(document, path) if pinned.get(package) == version else document
+            if less != document:
+                print(f"newer than {package} {version}, by kinds.py alone: {'.'.join(path)} of {where}")
+            known.append(less)
+        result = subprocess.run(command, input=json.dumps(known), capture_output=True, text=True, check=False)
+        if result.returncode != 0:
+            self.problem("schemas.mjs", result.stderr.strip())
+            return
+        for (where, document), answer in zip(self.custom, json.loads(result.stdout), strict=True):
+            kind = f"{document['kind']} ({document['apiVersion']})"
+            if answer is None:
+                self.by_hand.add(kind)
+                continue
+            for mistake in answer["mistakes"]:
+                self.problem(where, f"{mistake} ({answer['package']})")
+            self.by_package.setdefault(answer["package"], set()).add(kind)
+            self.count("documents by packages' schemas")
 
     def crd(self, where: str, key: tuple[str, str], document: dict) -> None:
         if not self.crds:
@@ -302,6 +335,7 @@ class Check:
         if not self.arguments.only:
             self.schema("istio/mesh.yaml", load(mesh))
             self.redis()
+        self.packages()
 
 
 def load(path: Path) -> dict:
@@ -374,6 +408,14 @@ def merged(base: object, patch: object) -> object:
     return patch
 
 
+def without(document: dict, path: list[str]) -> dict:
+    if path[0] not in document:
+        return document
+    if len(path) == 1:
+        return {name: value for name, value in document.items() if name != path[0]}
+    return document | {path[0]: without(document[path[0]], path[1:])}
+
+
 def read_crds(directory: Path) -> dict[tuple[str, str], dict]:
     found = {}
     for path in sorted(directory.rglob("*.yaml")):
@@ -415,13 +457,18 @@ def main() -> int:
     parser.add_argument("--crds", type=Path, help="a directory with CRDs, to hold other projects' resources against")
     parser.add_argument("--only", action="append", help="a variant; otherwise all")
     check = Check(parser.parse_args())
+    if not (PACKAGES / "node_modules").is_dir():
+        print(f"PROBLEM no schemas of other projects in {PACKAGES}; `make tools` installs them")
+        return 1
     check.run()
     for problem in check.problems:
         print(f"PROBLEM {problem}")
     for what, count in check.counts.items():
         print(f"{count} {what}")
+    for package, covered in sorted(check.by_package.items()):
+        print(f"by {package}: {', '.join(sorted(covered))}")
     if check.by_hand and not check.crds:
-        print(f"by the fields in kinds.py alone: {', '.join(sorted(check.by_hand))}")
+        print(f"in no package, by the fields in kinds.py alone: {', '.join(sorted(check.by_hand))}")
     if not check.arguments.kubectl:
         print("rendered by read_variant, not by kubectl")
     if not check.counts.get("variants"):
