@@ -281,7 +281,11 @@ impl Checker {
             let began = self.clock.now();
             let course = Course { request, rules, caller: &caller, began, settle_by, measure: Measure::Yes };
             let weighed = self.weigh(&course, parsed, &spent).await;
-            let footing = weighed.footing();
+            let footing = if self.streams.recent.is_wanted() {
+                weighed.footing()
+            } else {
+                Footing { stands_alone: weighed.stands_alone, ..Footing::default() }
+            };
             let Weighed { decision, limited, error, active, evaluation, .. } = weighed;
             steps.extend(evaluation.filter(|_| self.tracer.is_some()));
             if limited.is_empty() {
