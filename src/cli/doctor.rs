@@ -60,11 +60,20 @@ pub async fn execute(args: DoctorArgs) -> anyhow::Result<Done> {
     Ok(Done::either(args.json, || report.json(&args.source), || show(&report)).exit(exit))
 }
 
+/// An address without its scheme looks like a file.
+fn no_file(path: &str, error: &std::io::Error) -> String {
+    let port = path.trim_end_matches('/').rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+    match port {
+        Some(Ok(_)) => format!("{error}; a running Envoy is given as http://{path}"),
+        _ => error.to_string(),
+    }
+}
+
 fn read(path: &str) -> Result<String, String> {
     let input: Box<dyn Read> = if path == "-" {
         Box::new(std::io::stdin())
     } else {
-        Box::new(std::fs::File::open(path).map_err(|error| error.to_string())?)
+        Box::new(std::fs::File::open(path).map_err(|error| no_file(path, &error))?)
     };
     let mut bytes = Vec::new();
     input.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;

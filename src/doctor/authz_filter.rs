@@ -2,22 +2,27 @@
 
 use std::time::Duration;
 
-use super::cluster;
 use super::codes::Code;
 use super::model::{EXT_AUTHZ, Filter, JWT, Model, NETWORK_EXT_AUTHZ};
 use super::node::Node;
 use super::report::{Place, Report};
 use super::routes::{Routes, Runs, check_settings};
+use super::{cluster, marks};
 
 /// A check that takes longer holds every request for as long.
 const LONG_TIMEOUT: Duration = Duration::from_secs(1);
 /// What daypass takes at most, by default.
 const CHECK_TIMEOUT: Duration = Duration::from_millis(150);
-/// How many policies a finding names.
-const MAX_NAMES: usize = 3;
+
+/// What stands before a check, and where requests go behind it.
+pub struct Before<'a> {
+    pub filters: &'a [Filter],
+    pub routes: &'a Routes,
+    pub guard: Option<&'a Filter>,
+}
 
 /// Findings of HTTP and network filters alike.
-pub fn common(model: &Model, before: &[Filter], filter: &Filter, place: &Place, report: &mut Report) {
+pub fn common(model: &Model, before: &Before<'_>, filter: &Filter, place: &Place, report: &mut Report) {
     let fields = &filter.fields;
     if fields.get("failure_mode_allow").is_true() {
         let line = fields.get("failure_mode_allow").line();
@@ -27,7 +32,7 @@ pub fn common(model: &Model, before: &[Filter], filter: &Filter, place: &Place, 
         report.add(Code::ShadowMode, &place.at(fields.get("shadow_mode").line()), "shadow_mode: true");
     }
     if fields.get("filter_enabled_metadata").is_set() {
-        by_metadata(before, fields.get("filter_enabled_metadata"), place, report);
+        marks::examine(before, fields.get("filter_enabled_metadata"), filter, place, report);
     }
     if filter.is_conditional || filter.is_composite() {
         report.add(Code::ConditionalCheck, place, "");
@@ -38,12 +43,19 @@ pub fn common(model: &Model, before: &[Filter], filter: &Filter, place: &Place, 
 }
 
 /// Findings of filters of requests.
-pub fn http(filter: &Filter, all: &[Filter], routes: &Routes, place: &Place, report: &mut Report) {
+pub fn http(
+    model: &Model,
+    filter: &Filter,
+    all: &[Filter],
+    routes: &Routes,
+    place: &Place,
+    report: &mut Report,
+) {
     let fields = &filter.fields;
     if !filter.is(EXT_AUTHZ) {
         return;
     }
-    enabled(fields, place, report);
+    enabled(model, fields, place, report);
     if fields.get("clear_route_cache").is_true() {
         let line = fields.get("clear_route_cache").line();
         report.add(Code::ClearRouteCache, &place.at(line), "clear_route_cache: true");
@@ -77,7 +89,7 @@ pub fn http(filter: &Filter, all: &[Filter], routes: &Routes, place: &Place, rep
     }
 }
 
-fn enabled(fields: &Node, place: &Place, report: &mut Report) {
+fn enabled(model: &Model, fields: &Node, place: &Place, report: &mut Report) {
     let enabled = fields.get("filter_enabled");
     if !enabled.is_set() {
         return;
@@ -93,62 +105,22 @@ fn enabled(fields: &Node, place: &Place, report: &mut Report) {
         100.0
     };
     let part = default.get("numerator").number().unwrap_or(0.0);
-    let denies = fields.at(&["deny_at_disable", "default_value"]).is_true();
+    let key = enabled.get("runtime_key").text();
+    // A plain number at runtime is of a hundred.
+    let (part, whole) = model.runtime(key).and_then(Node::number).map_or((part, whole), |part| (part, 100.0));
+    let deny = fields.get("deny_at_disable");
+    let denies = deny.get("default_value").is_true();
+    let deny_key = deny.get("runtime_key").text();
+    let denies = model.runtime(deny_key).and_then(Node::flag).unwrap_or(denies);
     if part < whole && !denies {
         report.add(Code::EnabledFraction, &place, format!("filter_enabled is {part} of {whole}"));
     }
-    let key = enabled.get("runtime_key").text();
     if !key.is_empty() && !denies {
         report.add(Code::RuntimeSwitch, &place, format!("filter_enabled has runtime_key {key}"));
+    } else if !key.is_empty() && !deny_key.is_empty() {
+        let what = format!("filter_enabled has runtime_key {key}, and deny_at_disable {deny_key}");
+        report.add(Code::RuntimeSwitch, &place, what);
     }
-}
-
-/// A mesh marks what its policies want to have checked with rules that only shadow.
-fn by_metadata(before: &[Filter], matcher: &Node, place: &Place, report: &mut Report) {
-    let place = place.at(matcher.line());
-    let key = matcher.get("path").items().first().map_or("", |part| part.get("key").text());
-    let prefix = matcher.at(&["value", "string_match", "prefix"]).text();
-    let rules = before.iter().rev().find(|filter| {
-        let stat = filter.fields.get("shadow_rules_stat_prefix").text();
-        filter.message.ends_with("rbac.v3.RBAC")
-            && !filter.is_conditional
-            && filter.fields.get("shadow_rules").is_set()
-            && key == format!("{stat}shadow_effective_policy_id")
-    });
-    let Some(rules) = rules.filter(|_| !matcher.get("invert").is_true()) else {
-        report.add(Code::EnabledByMetadata, &place, format!("filter_enabled_metadata wants {key}"));
-        return;
-    };
-    let policies = rules.fields.at(&["shadow_rules", "policies"]).members();
-    let policies: Vec<_> = policies.iter().filter(|(name, _)| name.starts_with(prefix)).collect();
-    if policies.iter().any(|(_, policy)| matches_all(policy)) {
-        report.add(Code::CheckedByAllRules, &place, "");
-        return;
-    }
-    let names: Vec<&str> = policies.iter().take(MAX_NAMES).map(|(name, _)| name.as_str()).collect();
-    let more = policies.len().saturating_sub(MAX_NAMES);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    let what = if names.is_empty() {
-        "no policy marks anything".to_owned()
-    } else {
-        format!("checked is what these rules match: {}{more}", names.join(", "))
-    };
-    report.add(Code::CheckedByRules, &place, what);
-}
-
-fn matches_all(policy: &Node) -> bool {
-    let any = |list: &Node| list.items().iter().any(is_any);
-    let has_condition = policy.get("condition").is_set() || policy.get("checked_condition").is_set();
-    any(policy.get("permissions")) && any(policy.get("principals")) && !has_condition
-}
-
-fn is_any(rule: &Node) -> bool {
-    let lists = |name: &str, list: &str| rule.at(&[name, list]).items();
-    let all = [lists("and_rules", "rules"), lists("and_ids", "ids")];
-    let some = [lists("or_rules", "rules"), lists("or_ids", "ids")];
-    rule.get("any").is_true()
-        || all.iter().any(|list| !list.is_empty() && list.iter().all(is_any))
-        || some.iter().any(|list| list.iter().any(is_any))
 }
 
 /// Who is asked, and for how long.
@@ -165,6 +137,10 @@ fn service(model: &Model, fields: &Node, place: &Place, report: &mut Report) {
         return;
     }
     timeout(grpc.get("timeout"), place, report);
+    let retries = grpc.get("retry_policy");
+    if retries.is_set() && !retries.get("retry_back_off").is_set() {
+        report.add(Code::CheckRetries, &place.at(retries.line()), "");
+    }
     let google = grpc.get("google_grpc");
     if google.is_set() {
         report.add(Code::GoogleGrpc, &place.at(google.line()), "");

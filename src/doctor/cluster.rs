@@ -7,6 +7,7 @@ use super::report::{Place, Report};
 
 /// Envoy's default, for all workers together.
 const DEFAULT_MAX_REQUESTS: f64 = 1024.0;
+const UPSTREAM_TLS: &str = "tls.v3.UpstreamTlsContext";
 
 /// The cluster of a gRPC service.
 pub fn asked(model: &Model, grpc: &Node, place: &Place, report: &mut Report) {
@@ -19,7 +20,7 @@ pub fn asked(model: &Model, grpc: &Node, place: &Place, report: &mut Report) {
     if !speaks_http2(cluster) {
         report.add(Code::NotHttp2, &place, "");
     }
-    channel(cluster, &place, report);
+    channel(model, cluster, &place, report);
     if max_requests(cluster) <= DEFAULT_MAX_REQUESTS {
         let found = cluster.get("circuit_breakers");
         report.add(
@@ -50,12 +51,12 @@ pub fn max_requests(cluster: &Node) -> f64 {
     default.and_then(|threshold| threshold.get("max_requests").number()).unwrap_or(DEFAULT_MAX_REQUESTS)
 }
 
-fn channel(cluster: &Node, place: &Place, report: &mut Report) {
+fn channel(model: &Model, cluster: &Node, place: &Place, report: &mut Report) {
     let own = cluster.get("transport_socket");
     let by_endpoint = cluster.get("transport_socket_matches").items();
     let sockets = by_endpoint.iter().map(|socket| socket.get("transport_socket")).chain([own]);
-    let tls: Vec<&Node> =
-        sockets.filter(|socket| socket.typed_config().name.ends_with("tls.v3.UpstreamTlsContext")).collect();
+    let tls: Vec<(&Node, &Node)> =
+        sockets.filter_map(|socket| Some((socket, tls(socket, UPSTREAM_TLS)?))).collect();
     let addresses = endpoints(cluster);
     let is_local = !addresses.is_empty() && addresses.iter().all(|address| reach(address) == Reach::Local);
     if tls.is_empty() {
@@ -68,22 +69,73 @@ fn channel(cluster: &Node, place: &Place, report: &mut Report) {
         }
         return;
     }
-    for socket in tls {
-        let common = socket.typed_config().fields.get("common_tls_context");
-        if !is_local && !verifies(common) {
+    for (socket, settings) in tls {
+        let common = settings.get("common_tls_context");
+        if !is_local && !verifies(model, common) {
             report.add(Code::AuthzTlsUnverified, &place.at(socket.line()), "");
         }
     }
 }
 
+/// The TLS settings of a transport socket, also below one that counts, taps or begins in cleartext.
+pub fn tls<'a>(socket: &'a Node, message: &str) -> Option<&'a Node> {
+    let typed = socket.typed_config();
+    if typed.name.ends_with(message) {
+        return Some(typed.fields);
+    }
+    for name in ["tls_socket_config", "downstream_tls_context", "upstream_tls_context"] {
+        if typed.fields.get(name).is_set() {
+            return Some(typed.fields.get(name));
+        }
+    }
+    let inner = typed.fields.get("transport_socket");
+    if inner.is_set() { tls(inner, message) } else { None }
+}
+
+/// What is said about the peer's certificate, with secrets that are in the input.
+fn contexts<'a>(model: &'a Model, common_tls_context: &'a Node) -> Vec<&'a Node> {
+    let combined = common_tls_context.get("combined_validation_context");
+    let mut contexts =
+        vec![common_tls_context.get("validation_context"), combined.get("default_validation_context")];
+    for from in [common_tls_context, combined] {
+        let name = from.at(&["validation_context_sds_secret_config", "name"]).text();
+        contexts.extend(model.secrets.get(name).map(|secret| secret.get("validation_context")));
+    }
+    contexts
+}
+
+/// Whether a certificate of nobody's is good enough.
+pub fn accepts_untrusted(model: &Model, common_tls_context: &Node) -> bool {
+    contexts(model, common_tls_context)
+        .iter()
+        .any(|context| context.get("trust_chain_verification").is_value("ACCEPT_UNTRUSTED", 1))
+}
+
+/// Whether a certificate is good for longer than it says.
+pub fn accepts_expired(model: &Model, common_tls_context: &Node) -> bool {
+    contexts(model, common_tls_context)
+        .iter()
+        .any(|context| context.get("allow_expired_certificate").is_true())
+}
+
+/// Whether what comes from this cluster can be changed on the way.
+pub fn is_cleartext(cluster: &Node) -> bool {
+    let by_endpoint = cluster.get("transport_socket_matches").items();
+    let mut sockets = by_endpoint
+        .iter()
+        .map(|socket| socket.get("transport_socket"))
+        .chain([cluster.get("transport_socket")]);
+    let addresses = endpoints(cluster);
+    let is_local = !addresses.is_empty() && addresses.iter().all(|address| reach(address) == Reach::Local);
+    !is_local && !sockets.any(|socket| tls(socket, UPSTREAM_TLS).is_some())
+}
+
 /// Whether a peer's certificate must be of an authority that is named.
-pub fn verifies(common_tls_context: &Node) -> bool {
+pub fn verifies(model: &Model, common_tls_context: &Node) -> bool {
     let secret = common_tls_context.get("validation_context_sds_secret_config");
     let combined = common_tls_context.get("combined_validation_context");
-    let contexts = [common_tls_context.get("validation_context"), combined.get("default_validation_context")];
-    let accepts_all = contexts
-        .iter()
-        .any(|context| context.get("trust_chain_verification").is_value("ACCEPT_UNTRUSTED", 1));
+    let contexts = contexts(model, common_tls_context);
+    let accepts_all = accepts_untrusted(model, common_tls_context);
     let names = contexts.iter().any(|context| {
         ["trusted_ca", "ca_certificate_provider_instance", "system_root_certs", "custom_validator_config"]
             .iter()

@@ -87,6 +87,12 @@ codes! {
     AfterCache Critical "ext-authz-after-cache"
         "the cache answers with what another caller was allowed to see, before ext_authz asks"
         "http_filters: move ext_authz before the cache";
+    AfterFiles Critical "ext-authz-after-files"
+        "the file server answers before anybody is asked"
+        "http_filters: move ext_authz before the file server";
+    OriginalDstHeader Critical "original-dst-header"
+        "a header of the request says to which address it goes, and a client can send it"
+        "original_dst_lb_config: remove use_http_header, or remove the header with early_header_mutation_extensions";
     RouteCacheCleared Critical "route-cache-cleared-after-check"
         "the request can take another route than the one that was checked, also one that is not checked at all"
         "move the filter before ext_authz, or stop it from clearing the route cache";
@@ -106,10 +112,13 @@ codes! {
     // Identities.
     ClientCertUnverified Critical "client-cert-unverified"
         "the client's certificate is taken from anybody, so the principal daypass sees can be made up"
-        "common_tls_context: { validation_context: { trusted_ca: { filename: ca.crt } } }";
+        "common_tls_context: { validation_context: { trusted_ca: { filename: ca.crt } } }, and remove trust_chain_verification";
     XfccSpoofable Critical "xfcc-spoofable"
         "a client without a certificate can say in x-forwarded-client-cert who it is"
         "forward_client_cert_details: SANITIZE_SET";
+    IdentityFromHeaders Critical "identity-from-headers"
+        "a filter before ext_authz writes where daypass looks for what was verified, so a request can say who it is"
+        "let the filter write another namespace, or take it out of metadata_context_namespaces";
     AdminExposed Critical "admin-exposed"
         "whoever reaches the admin port can read secrets, change what Envoy does and stop it"
         "admin: { address: { socket_address: { address: 127.0.0.1, port_value: 9901 } } }";
@@ -124,12 +133,18 @@ codes! {
         "gRPC needs HTTP/2: every check fails, which denies all or, with failure_mode_allow, none"
         "explicit_http_config: { http2_protocol_options: {} }";
 
+    AmbiguousField Warning "ambiguous-field"
+        "a field is there in both spellings, and which of them counts is Envoy's choice"
+        "remove one of them";
     UpdateRejected Warning "update-rejected"
         "Envoy refused the last update, so what runs is not what was written last"
         "see error_state in /config_dump and repair the update";
     NothingToCheck Warning "nothing-to-check"
         "there is no listener in it, so nothing was looked at"
         "give the admin address of the running Envoy (daypass doctor http://127.0.0.1:9901) or a saved /config_dump";
+    ListenersUnknown Warning "listeners-unknown"
+        "further listeners come by discovery and are not in what was read"
+        "give the admin address of the running Envoy, or a saved /config_dump";
     RoutesUnknown Warning "routes-unknown"
         "the routes are not in what was read, so exceptions from the check cannot be seen"
         "give the admin address of the running Envoy, or a /config_dump with its routes";
@@ -147,7 +162,7 @@ codes! {
         "use ext_authz without a matcher";
     RuntimeSwitch Warning "runtime-switch"
         "whoever can set the runtime key turns the check off, and everything passes then"
-        "deny_at_disable: { default_value: { value: true }, runtime_key: daypass.deny_at_disable }";
+        "ext_authz: remove filter_enabled, so that no runtime key has a say";
     OverrideUnmatched Warning "override-unmatched"
         "per-route settings go by the filter's name, and no filter has this one: they have no effect"
         "write the name that the filter has in http_filters";
@@ -160,6 +175,9 @@ codes! {
     ClusterHeader Warning "cluster-header"
         "a header of the request names the upstream, and a client can send it"
         "route: { cluster: NAME }";
+    HostRewriteHeader Warning "host-rewrite-header"
+        "a header of the request becomes the host that the upstream sees, and a client can send it"
+        "route: { host_rewrite_literal: NAME }";
     ExtAuthzBeforeJwt Warning "ext-authz-before-jwt"
         "daypass is asked before the token is verified, so it sees no claims and knows no caller"
         "http_filters: move jwt_authn before ext_authz (Envoy Gateway: EnvoyProxy filterOrder)";
@@ -190,6 +208,12 @@ codes! {
     JwtNoAudience Warning "jwt-no-audience"
         "a token that was made for any other service of the issuer is taken"
         "providers: audiences: [NAME]";
+    JwtClockSkew Warning "jwt-clock-skew"
+        "a token is good for that much longer than it says"
+        "providers: clock_skew_seconds: 60";
+    JwksCleartext Warning "jwks-cleartext"
+        "whoever is between Envoy and the issuer can put keys of his own in, and sign tokens with them"
+        "remote_jwks: name a cluster with envoy.transport_sockets.tls and a trusted_ca";
     JwtOptional Warning "jwt-optional"
         "requests without a token, or with a bad one, come to daypass as nobody's"
         "requires: { provider_name: NAME }";
@@ -202,6 +226,9 @@ codes! {
     MetadataNamespaces Warning "metadata-not-sent"
         "the verified claims are not sent with the check, so daypass does not know the caller"
         "metadata_context_namespaces: [envoy.filters.http.jwt_authn]";
+    ClientCertExpired Warning "client-cert-expired"
+        "a certificate is good after its end too"
+        "validation_context: remove allow_expired_certificate";
     ClientCertOptional Warning "client-cert-optional"
         "the certificate is the only identity here, and clients need not show one"
         "require_client_certificate: true";
@@ -214,9 +241,12 @@ codes! {
     MaxRetriesDropped Warning "max-retries-dropped"
         "Envoy drops x-envoy-max-retries of daypass' answer, so a retry can begin after the grant's end"
         "decoder_header_mutation_rules: add allow_expression: { regex: \"x-daypass-[a-z0-9-]+|x-envoy-upstream-stream-duration-ms|x-envoy-max-retries|grpc-timeout\" }";
+    MaxRetriesRemoved Warning "max-retries-removed"
+        "x-envoy-max-retries is changed after daypass set it, so a retry can begin after the grant's end"
+        "do not touch this header behind ext_authz";
     RetryOutlives Warning "retry-outlives-grant"
         "each retry begins the deadline anew, so a request of this route can run on after its grant ended"
-        "route: { timeout: 15s }, or no retry_policy, or a watch (ext_proc) that ends it";
+        "route: { max_stream_duration: { max_stream_duration: 30s } }, or no retry_policy, or a watch (ext_proc) that ends it";
     PathNotNormalized Warning "path-not-normalized"
         "/a/../b and /%61 are other paths to the upstream than to whoever wrote the grant"
         "normalize_path: true";
@@ -272,6 +302,9 @@ codes! {
     StatusOnError Note "status-on-error"
         "when daypass cannot be asked the client gets 403, as if there were no grant"
         "status_on_error: { code: ServiceUnavailable }";
+    CheckRetries Note "check-retries"
+        "Envoy 1.40 makes few of its retries without retry_back_off"
+        "retry_policy: { retry_back_off: { base_interval: 0.005s, max_interval: 0.02s } }";
     TimeoutDefault Note "timeout-default"
         "the default is 200 ms, which is close to the 150 ms that daypass takes at most"
         "grpc_service: { timeout: 0.25s }";
@@ -302,6 +335,9 @@ codes! {
     Hedging Note "hedging"
         "more than one attempt runs at once, each with a deadline of its own"
         "remove hedge_policy";
+    EscapedForwarded Note "escaped-slashes-unescaped"
+        "%2F and %5C become slashes before daypass looks, so a path with them is another one than the client wrote"
+        "path_with_escaped_slashes_action: REJECT_REQUEST";
     NoStreamCap Note "no-stream-cap"
         "nothing but daypass' answer ends a stream"
         "common_http_protocol_options: { max_stream_duration: 28800s }";

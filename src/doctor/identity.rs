@@ -1,18 +1,22 @@
 //! Who the caller is: tokens, certificates, addresses, and the headers that only daypass or Envoy may write.
 
 use super::authz_filter::names;
-use super::cluster::verifies;
+use super::cluster::{accepts_expired, accepts_untrusted, is_cleartext, tls, verifies};
 use super::codes::Code;
 use super::http::Http;
-use super::model::{EXT_AUTHZ, Filter, JWT};
-use super::node::Node;
-use super::order::mutated;
+use super::model::{EXT_AUTHZ, Filter, JWT, Model};
+use super::node::{Node, Typed};
+use super::order::{code, mutated};
 use super::report::{Place, Report};
 use super::routes::Target;
 
+/// Clocks that differ by more seconds than this are wrong.
+const LONG_SKEW: f64 = 300.0;
 const JWT_NAMESPACE: &str = "envoy.filters.http.jwt_authn";
 /// What an upstream takes for daypass' word.
 const DAYPASS_HEADERS: [&str; 2] = ["x-daypass-grant", "x-daypass-expires"];
+/// Stands for those that a policy sets and that are not there yet.
+const OTHER_DAYPASS_HEADER: &str = "x-daypass-any-other";
 /// What Envoy takes for daypass' word, and daypass for Envoy's.
 const ENVOY_HEADERS: [&str; 3] =
     ["x-envoy-upstream-stream-duration-ms", "x-envoy-max-retries", "x-envoy-auth-partial-body"];
@@ -22,12 +26,55 @@ const NARROW_PREFIX: [f64; 2] = [24.0, 64.0];
 pub fn examine(http: &Http<'_>, report: &mut Report) {
     tokens(http, report);
     certificates(http, report);
-    // Who speaks to an internal listener is this Envoy.
-    if http.listener.is_internal() {
+    made_up(http, report);
+    // Who speaks at the end of a tunnel is this Envoy.
+    if http.ends_tunnels() {
         return;
     }
     addresses(http.fields, &http.place, report);
     headers(http, report);
+}
+
+/// Filters that can write where daypass looks for what is verified.
+const WRITERS: [&str; 3] =
+    ["header_to_metadata.v3.Config", "json_to_metadata.v3.JsonToMetadata", "set_metadata.v3.Config"];
+
+/// What comes to daypass as verified, and is what a request says or what somebody wrote for all.
+fn made_up(http: &Http<'_>, report: &mut Report) {
+    for (index, check) in http.filters.iter().enumerate().filter(|(_, filter)| filter.is(EXT_AUTHZ)) {
+        let lists = ["metadata_context_namespaces", "typed_metadata_context_namespaces"];
+        let sent: Vec<&str> = lists
+            .iter()
+            .flat_map(|list| check.fields.get(list).items())
+            .map(Node::text)
+            .filter(|name| !name.is_empty())
+            .collect();
+        for filter in &http.filters[..index] {
+            let place = http.place.filter(&filter.name, filter.line);
+            let own = http.routes.targets.iter().filter_map(|target| {
+                Some((target.settings(filter)?.fields, target.place.filter(&filter.name, None)))
+            });
+            for (node, place) in std::iter::once((&filter.outer, place)).chain(own) {
+                node.each_message(&mut |typed| {
+                    for name in sent.iter().filter(|name| writes(typed, name)) {
+                        report.add(Code::IdentityFromHeaders, &place, format!("it writes {name}"));
+                    }
+                });
+            }
+        }
+    }
+}
+
+fn writes(typed: Typed<'_>, namespace: &str) -> bool {
+    if WRITERS.iter().any(|writer| typed.name.ends_with(writer)) {
+        return typed.fields.any_text(&|text| text == namespace);
+    }
+    let is_script = ["lua.v3.Lua", "lua.v3.LuaPerRoute"].iter().any(|kind| typed.name.ends_with(kind));
+    is_script
+        && typed.fields.any_text(&|text| {
+            let says = |word: &str| code(text).any(|line| line.contains(word));
+            says("dynamicMetadata") && says(namespace)
+        })
 }
 
 fn addresses(hcm: &Node, place: &Place, report: &mut Report) {
@@ -67,7 +114,7 @@ fn is_broad(range: &Node) -> bool {
 }
 
 /// Whether a header of the client is gone before the first filter that could believe it.
-fn is_removed(http: &Http<'_>, header: &str) -> bool {
+pub fn is_removed(http: &Http<'_>, header: &str) -> bool {
     let early = http.fields.get("early_header_mutation_extensions").items().iter();
     let early = early.flat_map(|extension| extension.typed_config().fields.get("mutations").items());
     let before = http.filters.iter().take_while(|filter| !filter.may_be_ext_authz());
@@ -93,6 +140,8 @@ fn headers(http: &Http<'_>, report: &mut Report) {
     let own = kept(&DAYPASS_HEADERS);
     if !own.is_empty() {
         report.add(Code::DaypassHeaders, &place, format!("not removed: {}", own.join(", ")));
+    } else if !is_removed(http, OTHER_DAYPASS_HEADER) {
+        report.add(Code::DaypassHeaders, &place, "some are removed by name, the others are not");
     }
     let envoys = kept(&ENVOY_HEADERS);
     if !envoys.is_empty() {
@@ -113,7 +162,7 @@ fn headers(http: &Http<'_>, report: &mut Report) {
 /// Without a client certificate, Envoy removes the header in these two modes.
 fn is_mutual(http: &Http<'_>) -> bool {
     downstream_tls(http.chain.node.get("transport_socket"))
-        .is_some_and(|tls| verifies(tls.get("common_tls_context")))
+        .is_some_and(|tls| verifies(http.model, tls.get("common_tls_context")))
 }
 
 fn certificates(http: &Http<'_>, report: &mut Report) {
@@ -122,27 +171,33 @@ fn certificates(http: &Http<'_>, report: &mut Report) {
     let place = http.place.at(socket.line());
     let requires = tls.get("require_client_certificate").is_true();
     let common = tls.get("common_tls_context");
-    if requires && !verifies(common) {
-        let what = "require_client_certificate without a trusted_ca";
-        report.add(Code::ClientCertUnverified, &place, what);
+    unverified(http.model, tls, &place, report);
+    if accepts_expired(http.model, common) {
+        report.add(Code::ClientCertExpired, &place, "allow_expired_certificate: true");
     }
     let wants = http
         .filters
         .iter()
         .any(|filter| filter.is(EXT_AUTHZ) && filter.fields.get("include_peer_certificate").is_true());
     let has_tokens = http.filters.iter().any(|filter| filter.is(JWT));
-    if !requires && verifies(common) && wants && !has_tokens {
+    if !requires && verifies(http.model, common) && wants && !has_tokens {
         report.add(Code::ClientCertOptional, &place, "require_client_certificate is not true");
+    }
+}
+
+/// One that need not be shown is believed too when it is.
+pub fn unverified(model: &Model, tls: &Node, place: &Place, report: &mut Report) {
+    let common = tls.get("common_tls_context");
+    if accepts_untrusted(model, common) {
+        report.add(Code::ClientCertUnverified, place, "trust_chain_verification: ACCEPT_UNTRUSTED");
+    } else if tls.get("require_client_certificate").is_true() && !verifies(model, common) {
+        report.add(Code::ClientCertUnverified, place, "require_client_certificate without a trusted_ca");
     }
 }
 
 /// The TLS settings of a listener's socket; of QUIC too.
 pub fn downstream_tls(socket: &Node) -> Option<&Node> {
-    let typed = socket.typed_config();
-    if typed.name.ends_with("quic.v3.QuicDownstreamTransport") {
-        return Some(typed.fields.get("downstream_tls_context"));
-    }
-    typed.name.ends_with("tls.v3.DownstreamTlsContext").then_some(typed.fields)
+    tls(socket, "tls.v3.DownstreamTlsContext")
 }
 
 fn tokens(http: &Http<'_>, report: &mut Report) {
@@ -150,6 +205,13 @@ fn tokens(http: &Http<'_>, report: &mut Report) {
         let place = http.place.filter(&filter.name, filter.line);
         for (name, provider) in filter.fields.get("providers").members() {
             self::provider(name, provider, &place, report);
+            let uri = provider.at(&["remote_jwks", "http_uri"]);
+            let cluster = http.model.clusters.get(uri.get("cluster").text());
+            let is_plain = uri.get("uri").text().starts_with("http:");
+            if let Some(cluster) = cluster.filter(|cluster| is_plain && is_cleartext(cluster)) {
+                let what = format!("provider {name}, cluster {}", cluster.get("name").text());
+                report.add(Code::JwksCleartext, &place.at(uri.line()), what);
+            }
         }
         let rules = filter.fields.get("rules").items();
         let named = filter.fields.get("requirement_map").members();
@@ -187,6 +249,10 @@ fn provider(name: &str, provider: &Node, place: &Place, report: &mut Report) {
     if provider.get("payload_in_metadata").text().is_empty() {
         report.add(Code::JwtPayload, &place, &*what);
     }
+    let skew = provider.get("clock_skew_seconds");
+    if skew.number().is_some_and(|skew| skew > LONG_SKEW) {
+        report.add(Code::JwtClockSkew, &place.at(skew.line()), &*what);
+    }
     if provider.get("forward").is_true() {
         report.add(Code::JwtForwarded, &place, what);
     }
@@ -218,6 +284,10 @@ fn covers(filter: &Filter, target: &Target) -> bool {
     }
     if filter.is_disabled {
         return false;
+    }
+    // A filter before it says which of these counts.
+    if filter.fields.get("filter_state_rules").is_set() {
+        return true;
     }
     let route = target.route.get("match");
     let kinds = ["prefix", "path", "path_separated_prefix"];

@@ -1,7 +1,7 @@
 //! What was read, sorted: listeners with their filters, clusters, route configurations, and what the admin listener is.
 //! A bootstrap, a /config_dump and a discovery response all end up here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::node::{NOTHING, Node, Typed};
@@ -14,6 +14,14 @@ pub struct Model {
     pub routes: BTreeMap<String, Node>,
     /// Extension configurations that came by discovery, by name.
     pub extensions: BTreeMap<String, Node>,
+    /// What Envoy's own headers begin with, if not with x-envoy.
+    pub header_prefix: String,
+    /// Listeners come by discovery too, and this is a bootstrap.
+    pub has_more_listeners: bool,
+    /// Layers of runtime values that do not change, the one that counts last.
+    runtime: Vec<Node>,
+    /// Secrets of the input, by name.
+    pub secrets: BTreeMap<String, Node>,
     /// What Envoy refused, by kind and name.
     pub rejected: Vec<(&'static str, String)>,
     /// `sidecar~10.0.0.1~...` in a mesh.
@@ -44,6 +52,12 @@ pub struct Filter {
     pub is_disabled: bool,
     /// A matcher decides whether it runs.
     pub is_conditional: bool,
+    /// It is ext_authz, or what a matcher may choose is.
+    pub is_check: bool,
+    /// With the matcher around it, if there is one.
+    pub outer: Node,
+    /// The filter whose chain it is in, and whether that one is disabled.
+    pub within: Option<(String, bool)>,
     pub line: Option<usize>,
 }
 
@@ -63,6 +77,7 @@ pub const ROUTER: &str = "router.v3.Router";
 pub const JWT: &str = "jwt_authn.v3.JwtAuthentication";
 pub const RBAC: &str = "filters.http.rbac.v3.RBAC";
 pub const EXT_PROC: &str = "ext_proc.v3.ExternalProcessor";
+const FILTER_CHAIN: &str = "filter_chain.v3.FilterChainConfig";
 const COMPOSITE: &str = "composite.v3.Composite";
 const WITH_MATCHER: &str = "matching.v3.ExtensionWithMatcher";
 
@@ -73,9 +88,7 @@ impl Filter {
 
     /// Whether ext_authz is among what a matcher may choose.
     pub fn may_be_ext_authz(&self) -> bool {
-        self.is(EXT_AUTHZ)
-            || (self.is(COMPOSITE) || self.is_conditional)
-                && self.fields.any_message(&|name| name.ends_with(EXT_AUTHZ))
+        self.is_check
     }
 
     pub fn is_composite(&self) -> bool {
@@ -116,12 +129,20 @@ impl Model {
             self.admin = Some(bootstrap.get("admin").clone());
         }
         bootstrap.at(&["node", "id"]).text().clone_into(&mut self.node_id);
+        bootstrap.get("header_prefix").text().clone_into(&mut self.header_prefix);
+        let layers = bootstrap.at(&["layered_runtime", "layers"]).items().iter();
+        self.runtime = layers.map(|layer| layer.get("static_layer").clone()).collect();
+        self.has_more_listeners = resources == Static::Take
+            && ["lds_config", "lds_resources_locator"]
+                .iter()
+                .any(|name| bootstrap.at(&["dynamic_resources", name]).is_set());
         if resources == Static::Leave {
             return;
         }
         let resources = bootstrap.get("static_resources");
         resources.get("listeners").items().iter().for_each(|listener| self.take_listener(listener));
         resources.get("clusters").items().iter().for_each(|cluster| self.take_cluster(cluster));
+        resources.get("secrets").items().iter().for_each(|secret| self.take_secret(secret));
     }
 
     /// The parts of a dump. What the bootstrap says of listeners and clusters is in their own parts again.
@@ -157,6 +178,13 @@ impl Model {
             {
                 self.take_routes(item.get("route_config").any().fields);
                 self.note_rejected("route configuration", &item, item.at(&["route_config", "name"]).text());
+            }
+        }
+        for dump in part("SecretsConfigDump") {
+            for item in
+                ["static_secrets", "dynamic_active_secrets"].map(|name| dump.get(name).items()).concat()
+            {
+                self.take_secret(item.get("secret").any().fields);
             }
         }
         for item in part("EcdsConfigDump").iter().flat_map(|dump| dump.get("ecds_filters").items()) {
@@ -213,6 +241,10 @@ impl Model {
         self.clusters.insert(node.get("name").text().to_owned(), node.clone());
     }
 
+    fn take_secret(&mut self, node: &Node) {
+        self.secrets.insert(node.get("name").text().to_owned(), node.clone());
+    }
+
     fn take_routes(&mut self, node: &Node) {
         self.routes.insert(node.get("name").text().to_owned(), node.clone());
     }
@@ -232,7 +264,26 @@ impl Model {
 
     /// Filters in their order, with what discovery and matchers hide.
     pub fn filters(&self, list: &Node) -> Vec<Filter> {
-        list.items().iter().map(|item| self.filter(item)).collect()
+        let mut filters = Vec::new();
+        list.items().iter().for_each(|item| self.take_filter(item, &mut filters));
+        filters
+    }
+
+    /// A filter that is a chain of filters comes with them.
+    fn take_filter(&self, item: &Node, filters: &mut Vec<Filter>) {
+        let filter = self.filter(item);
+        let chain = filter.fields.at(&["default_filter_chain", "filters"]).clone();
+        let is_chain = filter.is(FILTER_CHAIN);
+        let within = (filter.name.clone(), filter.is_disabled);
+        let is_conditional = filter.is_conditional;
+        filters.push(filter);
+        if is_chain {
+            for mut inner in self.filters(&chain) {
+                inner.is_conditional |= is_conditional;
+                inner.within.get_or_insert_with(|| within.clone());
+                filters.push(inner);
+            }
+        }
     }
 
     fn filter(&self, item: &Node) -> Filter {
@@ -247,12 +298,19 @@ impl Model {
                 None => Typed { name: "", fields: &NOTHING },
             };
         }
+        let outer = typed.fields.clone();
         let mut is_conditional = false;
         if typed.name.ends_with(WITH_MATCHER) {
             is_conditional = true;
             typed = typed.fields.get("extension_config").typed_config();
         }
+        let is_ext_authz = |name: &str| name.ends_with(EXT_AUTHZ);
+        let is_chosen = is_conditional || typed.name.ends_with(COMPOSITE);
+        let is_check = is_ext_authz(typed.name) || is_chosen && outer.any_message(&is_ext_authz);
         Filter {
+            is_check,
+            outer,
+            within: None,
             name: name.to_owned(),
             message: typed.name.to_owned(),
             fields: typed.fields.clone(),
@@ -260,6 +318,22 @@ impl Model {
             is_conditional,
             line: item.line(),
         }
+    }
+
+    /// A runtime value that the configuration itself says.
+    pub fn runtime(&self, key: &str) -> Option<&Node> {
+        self.runtime.iter().rev().find_map(|layer| value_of(layer, key))
+    }
+
+    /// What settings of a route may name.
+    pub fn http_filter_names(&self) -> BTreeSet<String> {
+        let chains = self.listeners.iter().flat_map(|listener| &listener.chains);
+        let managers = chains.flat_map(|chain| &chain.filters).filter(|filter| filter.is(HCM));
+        let lists = managers.flat_map(|filter| {
+            let upgrades = filter.fields.get("upgrade_configs").items().iter();
+            upgrades.map(|upgrade| upgrade.get("filters")).chain([filter.fields.get("http_filters")])
+        });
+        lists.flat_map(|list| self.filters(list)).map(|filter| filter.name).collect()
     }
 
     /// Whether this configuration asks anybody, anywhere.
@@ -275,6 +349,14 @@ impl Model {
             },
         )
     }
+}
+
+/// `a.b` is also the member b of a.
+fn value_of<'a>(layer: &'a Node, key: &str) -> Option<&'a Node> {
+    layer.members().iter().find_map(|(name, node)| match key.strip_prefix(name.as_str())? {
+        "" => Some(node),
+        rest => value_of(node, rest.strip_prefix('.')?),
+    })
 }
 
 /// What to do with the listeners and clusters of a bootstrap.

@@ -170,6 +170,21 @@ impl Node {
         }
     }
 
+    /// Every message that says its type, here and below.
+    pub fn each_message<'a>(&'a self, see: &mut dyn FnMut(Typed<'a>)) {
+        match &self.kind {
+            Kind::List(items) => items.iter().for_each(|item| item.each_message(see)),
+            Kind::Map(members) => {
+                let typed = self.any();
+                if !typed.name.is_empty() {
+                    see(typed);
+                }
+                members.iter().for_each(|(_, node)| node.each_message(see));
+            }
+            _ => {}
+        }
+    }
+
     /// The messages of a type, wherever they stand below.
     pub fn any_message(&self, is_it: &dyn Fn(&str) -> bool) -> bool {
         match &self.kind {

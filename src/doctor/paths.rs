@@ -1,13 +1,19 @@
 //! One reading of the request for Envoy, daypass and the upstream: paths, names of headers, hosts.
 
+use std::collections::BTreeSet;
+
 use super::codes::Code;
 use super::http::Http;
 use super::model::Reach;
+use super::node::Node;
 use super::report::Report;
+
+/// Envoy's own switch for what is done with such paths.
+const ESCAPED_ENABLED: &str = "http_connection_manager.path_with_escaped_slashes_action_enabled";
 
 pub fn examine(http: &Http<'_>, report: &mut Report) {
     // A tunnel's request is made by this Envoy.
-    if http.listener.is_internal() {
+    if http.ends_tunnels() {
         return;
     }
     let (hcm, place) = (http.fields, &http.place);
@@ -23,7 +29,12 @@ pub fn examine(http: &Http<'_>, report: &mut Report) {
         );
     }
     let escaped = hcm.get("path_with_escaped_slashes_action");
-    if !escaped.is_value("REJECT_REQUEST", 2) && !escaped.is_value("UNESCAPE_AND_REDIRECT", 3) {
+    let switch = http.model.runtime(ESCAPED_ENABLED).and_then(Node::number);
+    if switch.is_some_and(|percent| percent < 100.0) {
+        report.add(Code::EscapedSlashes, place, format!("runtime {ESCAPED_ENABLED} is less than 100"));
+    } else if escaped.is_value("UNESCAPE_AND_FORWARD", 4) && hcm.get("normalize_path").is_true() {
+        report.add(Code::EscapedForwarded, &place.at(escaped.line()), "UNESCAPE_AND_FORWARD");
+    } else if !escaped.is_value("REJECT_REQUEST", 2) && !escaped.is_value("UNESCAPE_AND_REDIRECT", 3) {
         let found = if escaped.text().is_empty() {
             "path_with_escaped_slashes_action is not set"
         } else {
@@ -41,12 +52,12 @@ pub fn examine(http: &Http<'_>, report: &mut Report) {
         report.add(Code::Http10, &place.at(old.line()), "accept_http_10: true");
     }
     if http.listener.reach() == Reach::Remote {
+        let targets = http.routes.targets.iter();
+        let leading: BTreeSet<&Option<String>> = targets.map(|target| &target.place.virtual_host).collect();
         for (place, host) in &http.routes.virtual_hosts {
             let domains = host.get("domains");
             let is_any = domains.items().iter().any(|domain| domain.text() == "*");
-            let leads =
-                http.routes.targets.iter().any(|target| target.place.virtual_host == place.virtual_host);
-            if is_any && leads {
+            if is_any && leading.contains(&place.virtual_host) {
                 report.add(Code::AnyHost, &place.at(domains.line()), "domains: [\"*\"]");
             }
         }

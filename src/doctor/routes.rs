@@ -1,5 +1,7 @@
 //! Where requests can go: every route that leads to an upstream, with what is said about filters on the way to it.
 
+use std::collections::BTreeSet;
+
 use super::codes::Code;
 use super::model::{EXT_AUTHZ, Filter, Model, RBAC};
 use super::node::{NOTHING, Node, Typed};
@@ -118,15 +120,22 @@ impl Routes {
 
 impl Target {
     /// What the most specific level says of a filter: the message, and whether it switches it off.
+    /// A level without a message leaves that to the next one, also where it has an opinion on `disabled`.
     fn own(&self, filter: &str) -> Option<(Typed<'_>, bool)> {
-        let found =
-            self.levels.iter().find_map(|level| level.get("typed_per_filter_config").entry(filter))?.any();
-        if !found.name.ends_with("config.route.v3.FilterConfig") {
-            return Some((found, found.fields.get("disabled").is_true()));
+        let entries =
+            self.levels.iter().filter_map(|level| level.get("typed_per_filter_config").entry(filter));
+        let mut is_off = None;
+        for entry in entries {
+            let found = entry.any();
+            let is_around = found.name.ends_with("config.route.v3.FilterConfig");
+            let own = is_around && found.fields.get("disabled").is_true();
+            let off = *is_off.get_or_insert(own);
+            let message = if is_around { found.fields.get("config").any() } else { found };
+            if !message.name.is_empty() {
+                return Some((message, off || message.fields.get("disabled").is_true()));
+            }
         }
-        let inner = found.fields.get("config").any();
-        let is_off = found.fields.get("disabled").is_true() || inner.fields.get("disabled").is_true();
-        Some((inner, is_off))
+        is_off.map(|off| (Typed { name: "", fields: &NOTHING }, off))
     }
 
     pub fn settings(&self, filter: &Filter) -> Option<Typed<'_>> {
@@ -134,6 +143,20 @@ impl Target {
     }
 
     pub fn runs(&self, filter: &Filter) -> Runs {
+        if let Some((name, is_disabled)) = &filter.within {
+            match self.own(name) {
+                Some((_, true)) => return Runs::SwitchedOff,
+                // A chain of the route's own takes the place of the default one.
+                Some((own, _)) if own.fields.is_set() && !filter.message.is_empty() => {
+                    let same = |name: &str| name == filter.message;
+                    if own.name.ends_with("FilterChainConfigPerRoute") && !own.fields.any_message(&same) {
+                        return Runs::SwitchedOff;
+                    }
+                }
+                None if *is_disabled => return Runs::NotSwitchedOn,
+                _ => {}
+            }
+        }
         match self.own(&filter.name) {
             Some((_, true)) => Runs::SwitchedOff,
             None if filter.is_disabled => Runs::NotSwitchedOn,
@@ -169,9 +192,10 @@ fn route_name(route: &Node) -> String {
 /// Routes whose requests no ext_authz filter sees.
 pub fn escapes(routes: &Routes, filters: &[Filter], report: &mut Report) {
     let checks: Vec<&Filter> = filters.iter().filter(|filter| filter.may_be_ext_authz()).collect();
+    let guard = guard(filters);
     for target in &routes.targets {
         let runs: Vec<Runs> = checks.iter().map(|filter| target.runs(filter)).collect();
-        if runs.contains(&Runs::Yes) || is_guarded(filters, target) {
+        if runs.contains(&Runs::Yes) || is_guarded(guard, target) {
             continue;
         }
         let (code, what) = if runs.contains(&Runs::SwitchedOff) {
@@ -191,6 +215,11 @@ pub fn escapes(routes: &Routes, filters: &[Filter], report: &mut Report) {
                 format!("cluster_header: {}", target.route.at(&["route", "cluster_header"]).text()),
             );
         }
+        let rewrite = target.route.at(&["route", "host_rewrite_header"]);
+        if !rewrite.text().is_empty() {
+            let what = format!("host_rewrite_header: {}", rewrite.text());
+            report.add(Code::HostRewriteHeader, &target.place.at(rewrite.line()), what);
+        }
         if target.route.at(&["match", "case_sensitive"]).flag() == Some(false) {
             report.add(Code::CaseInsensitiveRoute, &target.place, "");
         }
@@ -200,47 +229,74 @@ pub fn escapes(routes: &Routes, filters: &[Filter], report: &mut Report) {
 /// An RBAC filter behind the last check that wants to see what the check left in the metadata.
 pub fn guard(filters: &[Filter]) -> Option<&Filter> {
     let last = filters.iter().rposition(Filter::may_be_ext_authz)?;
-    filters[last..].iter().find(|filter| {
-        let rules = filter.fields.get("rules");
-        filter.is(RBAC)
-            && !filter.is_conditional
-            && rules.get("action").is_value("ALLOW", 0)
-            && rules.any_text(&|text| text.starts_with("envoy.filters.http.ext_authz"))
-    })
+    filters[last..]
+        .iter()
+        .find(|filter| filter.is(RBAC) && !filter.is_conditional && demands(filter.fields.get("rules")))
 }
 
-/// Per route, the guard is off if the route has its settings without rules.
-fn is_guarded(filters: &[Filter], target: &Target) -> bool {
-    guard(filters).is_some_and(|guard| {
+/// Whether every policy that allows wants to see the metadata: one that does not lets pass what nobody checked.
+fn demands(rules: &Node) -> bool {
+    let policies = rules.get("policies").members();
+    let all = |list: &Node| !list.items().is_empty() && list.items().iter().all(is_demand);
+    rules.get("action").is_value("ALLOW", 0)
+        && !policies.is_empty()
+        && policies.iter().all(|(_, policy)| all(policy.get("principals")) || all(policy.get("permissions")))
+}
+
+/// A matcher that nothing but the metadata of a check satisfies. What stands below a `not` does not count.
+fn is_demand(rule: &Node) -> bool {
+    let lists = |name: &str, list: &str| rule.at(&[name, list]).items();
+    let all = [lists("and_rules", "rules"), lists("and_ids", "ids")];
+    let some = [lists("or_rules", "rules"), lists("or_ids", "ids")];
+    let sourced = rule.get("sourced_metadata");
+    let is_dynamic = sourced.get("metadata_source").is_value("DYNAMIC", 0);
+    is_present(rule.get("metadata"))
+        || is_dynamic && is_present(sourced.get("metadata_matcher"))
+        || all.iter().any(|list| list.iter().any(is_demand))
+        || some.iter().any(|list| !list.is_empty() && list.iter().all(is_demand))
+}
+
+fn is_present(matcher: &Node) -> bool {
+    fn value(matcher: &Node) -> bool {
+        let any = matcher.at(&["or_match", "value_matchers"]).items();
+        matcher.is_set()
+            && !matcher.get("null_match").is_set()
+            && matcher.get("present_match").flag() != Some(false)
+            && any.iter().all(value)
+    }
+    matcher.get("filter").text().starts_with("envoy.filters.http.ext_authz")
+        && !matcher.get("invert").is_true()
+        && value(matcher.get("value"))
+}
+
+/// Per route, rules of the route's own take the place of the guard's.
+pub fn is_guarded(guard: Option<&Filter>, target: &Target) -> bool {
+    guard.is_some_and(|guard| {
         let has_rules = target.settings(guard).is_none_or(|settings| {
-            !settings.name.ends_with("RBACPerRoute") || settings.fields.get("rbac").is_set()
+            !settings.name.ends_with("RBACPerRoute") || demands(settings.fields.at(&["rbac", "rules"]))
         });
         has_rules && target.runs(guard) == Runs::Yes
     })
 }
 
 /// Settings for ext_authz under a name that no filter of the whole configuration has.
-pub fn unmatched(all: &[(Routes, Vec<Filter>)], report: &mut Report) {
-    let names: std::collections::BTreeSet<&str> =
-        all.iter().flat_map(|(_, filters)| filters).map(|filter| filter.name.as_str()).collect();
-    for (routes, _) in all {
-        for (place, host) in &routes.virtual_hosts {
-            let levels = host
-                .get("routes")
-                .items()
-                .iter()
-                .map(|route| (place.route(&route_name(route), route.line()), route));
-            for (place, level) in std::iter::once((place.clone(), host)).chain(levels) {
-                for (name, node) in level.get("typed_per_filter_config").members() {
-                    let is_ours = node.any().name.ends_with("ext_authz.v3.ExtAuthzPerRoute");
-                    if is_ours && !names.contains(name.as_str()) {
-                        let line = node.line();
-                        report.add(
-                            Code::OverrideUnmatched,
-                            &place.at(line),
-                            format!("no filter is named {name}"),
-                        );
-                    }
+pub fn unmatched(routes: &Routes, names: &BTreeSet<String>, report: &mut Report) {
+    for (place, host) in &routes.virtual_hosts {
+        let levels = host
+            .get("routes")
+            .items()
+            .iter()
+            .map(|route| (place.route(&route_name(route), route.line()), route));
+        for (place, level) in std::iter::once((place.clone(), host)).chain(levels) {
+            for (name, node) in level.get("typed_per_filter_config").members() {
+                let is_ours = node.any().name.ends_with("ext_authz.v3.ExtAuthzPerRoute");
+                if is_ours && !names.contains(name.as_str()) {
+                    let line = node.line();
+                    report.add(
+                        Code::OverrideUnmatched,
+                        &place.at(line),
+                        format!("no filter is named {name}"),
+                    );
                 }
             }
         }

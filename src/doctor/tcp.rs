@@ -2,10 +2,11 @@
 
 use super::codes::Code;
 use super::http::is_outbound;
-use super::identity::downstream_tls;
+use super::identity::{downstream_tls, unverified};
 use super::model::{Chain, Filter, HCM, Listener, Model, NETWORK_EXT_AUTHZ, TCP_PROXY, endpoints};
 use super::node::Node;
 use super::report::{Place, Report};
+use super::routes::Routes;
 use super::{authz_filter, cluster};
 
 /// Filters beside tcp_proxy that end a chain and lead to an upstream.
@@ -30,9 +31,11 @@ pub fn examine(model: &Model, listener: &Listener, chain: &Chain, report: &mut R
     let proxy = &chain.filters[end];
     let checks: Vec<(usize, &Filter)> =
         chain.filters[..end].iter().enumerate().filter(|(_, filter)| filter.is(NETWORK_EXT_AUTHZ)).collect();
+    let routes = Routes::default();
     for (index, filter) in &checks {
         let place = place.filter(&filter.name, filter.line);
-        authz_filter::common(model, &chain.filters[..*index], filter, &place, report);
+        let before = authz_filter::Before { filters: &chain.filters[..*index], routes: &routes, guard: None };
+        authz_filter::common(model, &before, filter, &place, report);
         report.add(Code::TcpNoDeadline, &place, "");
     }
     let place = place.filter(&proxy.name, proxy.line);
@@ -64,11 +67,19 @@ fn unchecked(
 ) {
     let tunnel = proxy.fields.get("tunneling_config");
     let clusters = upstreams(proxy);
+    let chooses = |filter: &&Filter| {
+        filter.message.ends_with("sni_cluster.v3.SniCluster")
+            || filter.fields.any_text(&|text| text == "envoy.tcp_proxy.cluster")
+    };
+    if let Some(filter) = chain.filters.iter().find(chooses) {
+        report.add(Code::TcpUnchecked, place, format!("{} chooses where it leads", filter.name));
+        return;
+    }
     let leads_inside = !clusters.is_empty() && clusters.iter().all(|name| inner(model, name).is_some());
     if leads_inside {
         // The listener inside is looked at by itself; only a tunnel can carry who connects.
         if tunnel.is_set() {
-            handshake(chain, proxy, place, report);
+            handshake(model, chain, proxy, place, report);
         }
         return;
     }
@@ -83,10 +94,10 @@ fn unchecked(
 }
 
 /// With client certificates, the tunnel must wait until it can say who connects.
-fn handshake(chain: &Chain, proxy: &Filter, place: &Place, report: &mut Report) {
+fn handshake(model: &Model, chain: &Chain, proxy: &Filter, place: &Place, report: &mut Report) {
     let Some(tls) = downstream_tls(chain.node.get("transport_socket")) else { return };
     let common = tls.get("common_tls_context");
-    let asks = tls.get("require_client_certificate").is_true() || cluster::verifies(common);
+    let asks = tls.get("require_client_certificate").is_true() || cluster::verifies(model, common);
     let mode = proxy.fields.get("upstream_connect_mode");
     if asks && !mode.is_value("ON_DOWNSTREAM_TLS_HANDSHAKE", 2) {
         report.add(
@@ -95,9 +106,7 @@ fn handshake(chain: &Chain, proxy: &Filter, place: &Place, report: &mut Report) 
             "upstream_connect_mode is not ON_DOWNSTREAM_TLS_HANDSHAKE",
         );
     }
-    if tls.get("require_client_certificate").is_true() && !cluster::verifies(common) {
-        report.add(Code::ClientCertUnverified, place, "require_client_certificate without a trusted_ca");
-    }
+    unverified(model, tls, place, report);
 }
 
 pub fn upstreams(proxy: &Filter) -> Vec<&str> {
@@ -124,10 +133,18 @@ fn is_black_hole(model: &Model, name: &str) -> bool {
 /// Proxies of datagrams are filters of the listener.
 pub fn datagrams(listener: &Listener, filters: &[Filter], report: &mut Report) {
     for filter in filters.iter().filter(|filter| filter.is("udp_proxy.v3.UdpProxyConfig")) {
-        let checked = filter.fields.any_message(&|name| name.contains("session.ext_authz"));
-        if !checked {
-            let place = Place::listener(&listener.name, listener.node.line());
-            report.add(Code::UdpUnchecked, &place.filter(&filter.name, filter.line), "");
+        let place = Place::listener(&listener.name, listener.node.line()).filter(&filter.name, filter.line);
+        let mut is_checked = false;
+        filter.fields.each_message(&mut |typed| {
+            if typed.name.contains("session.ext_authz") {
+                is_checked = true;
+                if typed.fields.get("failure_mode_allow").is_true() {
+                    report.add(Code::FailureModeAllow, &place, "failure_mode_allow: true");
+                }
+            }
+        });
+        if !is_checked {
+            report.add(Code::UdpUnchecked, &place, "");
         }
     }
 }

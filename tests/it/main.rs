@@ -13,6 +13,7 @@ mod compose;
 mod desk;
 mod desk_soak;
 mod doctor;
+mod doctor_gaps;
 mod documents;
 mod embedded;
 mod entitlements;
