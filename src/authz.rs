@@ -101,7 +101,9 @@ pub struct Checker {
 struct Answer {
     decision: Decision,
     caller: Caller,
-    footing: Footing,
+    /// For whoever watches what it let in. None while nobody does.
+    footing: Option<Footing>,
+    stands_alone: bool,
     /// For OPA-Envoy's form of a 400.
     bad_request: Option<String>,
     /// What went wrong inside, for the operator.
@@ -162,7 +164,8 @@ impl Answer {
         Self {
             decision,
             caller: Caller::default(),
-            footing: Footing::default(),
+            footing: None,
+            stands_alone: false,
             bad_request: None,
             error: None,
             steps: Vec::new(),
@@ -215,19 +218,16 @@ impl Checker {
         });
         observer.end(&answer.decision);
         let context = self.context(&rules, &id, deadline::grpc_timeout(request));
-        let Answer { decision, caller, footing, bad_request, .. } = answer;
-        let basis = response::Rests {
-            principals: caller.principals(),
-            revision: &rules.revision,
-            stands_alone: footing.stands_alone,
-        };
+        let Answer { decision, caller, footing, stands_alone, bad_request, .. } = answer;
+        let basis =
+            response::Rests { principals: caller.principals(), revision: &rules.revision, stands_alone };
         let context = response::Context { rests: Some(basis), ..context };
-        let is_kept = decision.is_allow() && self.streams.recent.is_wanted();
+        let footing = footing.filter(|_| decision.is_allow());
         let response = match &bad_request {
             Some(message) => response::render_bad_request(decision, message, context),
             None => response::render(decision, context),
         };
-        let admission = is_kept.then(|| (caller, footing, Arc::clone(&rules.revision)));
+        let admission = footing.map(|footing| (caller, footing, Arc::clone(&rules.revision)));
         (response, admission)
     }
 
@@ -281,16 +281,12 @@ impl Checker {
             let began = self.clock.now();
             let course = Course { request, rules, caller: &caller, began, settle_by, measure: Measure::Yes };
             let weighed = self.weigh(&course, parsed, &spent).await;
-            let footing = if self.streams.recent.is_wanted() {
-                weighed.footing()
-            } else {
-                Footing { stands_alone: weighed.stands_alone, ..Footing::default() }
-            };
-            let Weighed { decision, limited, error, active, evaluation, .. } = weighed;
+            let footing = self.streams.recent.is_wanted().then(|| weighed.footing());
+            let Weighed { decision, limited, error, active, evaluation, stands_alone } = weighed;
             steps.extend(evaluation.filter(|_| self.tracer.is_some()));
             if limited.is_empty() {
                 let decision = spent.explain(decision);
-                return Answer { decision, caller, footing, bad_request: None, error, steps };
+                return Answer { decision, caller, footing, stands_alone, bad_request: None, error, steps };
             }
             let check = uses::check_key(request, id, self.config.request_ids);
             let asked = Instant::now();
@@ -307,7 +303,8 @@ impl Checker {
                 },
                 Err(reason) => Decision::deny(reason),
             };
-            return Answer { decision, caller, footing, bad_request: None, error: None, steps };
+            let (bad_request, error) = (None, None);
+            return Answer { decision, caller, footing, stands_alone, bad_request, error, steps };
         }
     }
 
