@@ -45,6 +45,8 @@ const CLOCK_STEP: Duration = Duration::from_millis(50);
 const RETRY_PERIOD: Duration = Duration::from_millis(100);
 /// Looks go on for this long before checks of the same thread, and news, have their turn. One evaluation of policy may be longer.
 const TURN: Duration = Duration::from_millis(1);
+/// And for this long in all before the clock and a new policy are looked at, however much news there is.
+const PASS: Duration = Duration::from_millis(50);
 /// How a stream that ended by itself is counted.
 const CLOSED: &str = "closed";
 
@@ -59,6 +61,13 @@ pub struct Streams {
 pub struct Watcher {
     checker: Arc<Checker>,
     registry: Registry,
+}
+
+/// Whether all that was due has been looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    Done,
+    Cut,
 }
 
 /// What a watcher hears.
@@ -85,12 +94,14 @@ impl Watcher {
         let mut are_policies_over = false;
         let mut in_force = self.revision();
         let mut wall = wall_time(self.checker.clock.now());
+        let mut pass = Pass::Done;
         loop {
+            let next_look = if pass == Pass::Cut { Instant::now() } else { self.next_look() };
             tokio::select! {
                 change = news.changes.recv() => self.note(change),
                 turn = policies.changed(), if !are_policies_over => are_policies_over = turn.is_err(),
                 () = self.registry.has_news() => {}
-                () = sleep_until(self.next_look()) => {}
+                () = sleep_until(next_look) => {}
                 () = &mut stop => break,
             }
             self.note_waiting(&mut news);
@@ -104,7 +115,7 @@ impl Watcher {
                 self.registry.look_at_all(Depth::Grants);
                 wall = wall_now;
             }
-            self.settle(&mut news).await;
+            pass = self.settle(&mut news).await;
         }
         self.registry.let_all_go();
         std::future::pending().await
@@ -146,18 +157,22 @@ impl Watcher {
     }
 
     /// Looks at every stream that something may have changed for, and at those whose end has come.
-    async fn settle(&self, news: &mut News) {
+    async fn settle(&self, news: &mut News) -> Pass {
         self.registry.look_at_ended(self.checker.clock.now(), END_GRACE);
         let mut later = Vec::new();
-        let mut turn = Instant::now();
+        let began = Instant::now();
+        let mut turn = began;
+        let mut pass = Pass::Done;
         while let Some((id, depth)) = self.registry.next_due() {
-            if *news.is_stopped.borrow() {
-                return;
-            }
             if turn.elapsed() >= TURN {
                 tokio::task::yield_now().await;
                 self.note_waiting(news);
                 turn = Instant::now();
+                if *news.is_stopped.borrow() || began.elapsed() >= PASS {
+                    later.push((id, depth));
+                    pass = Pass::Cut;
+                    break;
+                }
             }
             let Some(known) = self.registry.get(id) else { continue };
             let mut looked =
@@ -182,6 +197,7 @@ impl Watcher {
             }
         }
         self.registry.look_later(later);
+        pass
     }
 
     /// Whether what the replica says can be believed at the moment.
