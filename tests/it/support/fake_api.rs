@@ -216,12 +216,14 @@ impl Service {
     }
 
     /// What `look` finds, now and after every change, until it says that there is no more.
+    /// `broken` is subscribed to before the call is counted: whoever waits for the count may break it at once.
     fn feed<T: Send + 'static>(
         &self,
+        mut broken: watch::Receiver<u64>,
         mut look: impl FnMut(&Desk) -> (Vec<T>, bool) + Send + 'static,
     ) -> Feed<T> {
         let (sender, receiver) = mpsc::channel(1);
-        let (mut changed, mut broken) = (self.changed.subscribe(), self.broken.subscribe());
+        let mut changed = self.changed.subscribe();
         let desk = Arc::clone(&self.desk);
         tokio::spawn(async move {
             loop {
@@ -372,11 +374,12 @@ impl RequestService for Service {
         request: Request<v1::WatchAccessRequest>,
     ) -> Answer<Self::WatchRequestStream> {
         let id = request.get_ref().id.clone();
+        let broken = self.broken.subscribe();
         self.call("watch_request", request, |desk, _, message| {
             desk.requests.get(&message.id).map(|_| ()).ok_or_else(|| missing("request"))
         })?;
         let mut shown = None;
-        Ok(Response::new(self.feed(move |desk| {
+        Ok(Response::new(self.feed(broken, move |desk| {
             let request = desk.requests.get(&id).cloned();
             let is_last = request.as_ref().is_none_or(|found| found.state() != v1::RequestState::Pending);
             let news = if request == shown { None } else { request.clone() };
@@ -600,13 +603,14 @@ impl EventService for Service {
         request: Request<v1::WatchEventsRequest>,
     ) -> Answer<Self::WatchEventsStream> {
         let message = request.get_ref().clone();
+        let broken = self.broken.subscribe();
         let mut after = self
             .call("watch_events", request, |desk, _, message| {
                 let last = desk.events.last().map_or(0, |event| event.number);
                 Ok(if message.after == 0 { last } else { message.after })
             })?
             .into_inner();
-        Ok(Response::new(self.feed(move |desk| {
+        Ok(Response::new(self.feed(broken, move |desk| {
             let found: Vec<_> = desk.events.iter().filter(|event| event.number > after).cloned().collect();
             after = found.last().map_or(after, |event| event.number);
             (found.into_iter().filter(|event| is_of(&event.r#type, &message.r#type)).collect(), false)
