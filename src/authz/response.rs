@@ -176,10 +176,9 @@ fn metadata(decision: &Decision, context: Context<'_>) -> Option<Struct> {
     }
     if let Some(rests) = context.rests.filter(|_| decision.is_allow()) {
         set(POLICY_REVISION, text(rests.revision));
-        let values: Vec<_> = rests.principals.iter().map(|principal| text(&principal.to_string())).collect();
-        if rests.principals.iter().map(|principal| principal.as_str().len()).sum::<usize>()
-            <= MAX_PRINCIPALS_BYTES
-        {
+        let bytes: usize = rests.principals.iter().map(|principal| principal.as_str().len()).sum();
+        if bytes <= MAX_PRINCIPALS_BYTES {
+            let values = rests.principals.iter().map(|principal| text(&principal.to_string())).collect();
             set(PRINCIPALS, Value { kind: Some(Kind::ListValue(ListValue { values })) });
         }
         if rests.stands_alone {

@@ -72,7 +72,8 @@ enum Pass {
 
 /// What a watcher hears.
 struct News {
-    changes: Receiver<Change>,
+    /// None while there is no stream: then nobody is woken for changes.
+    changes: Option<Receiver<Change>>,
     is_stopped: watch::Receiver<bool>,
 }
 
@@ -89,7 +90,7 @@ impl Watcher {
         mut policies: watch::Receiver<T>,
         is_stopped: watch::Receiver<bool>,
     ) -> Infallible {
-        let mut news = News { changes: self.checker.replica.changes(), is_stopped: is_stopped.clone() };
+        let mut news = News { changes: None, is_stopped: is_stopped.clone() };
         let mut stop = std::pin::pin!(until_stopped(is_stopped));
         let mut are_policies_over = false;
         let mut in_force = self.revision();
@@ -98,11 +99,17 @@ impl Watcher {
         loop {
             let next_look = if pass == Pass::Cut { Instant::now() } else { self.next_look() };
             tokio::select! {
-                change = news.changes.recv() => self.note(change),
+                change = next_change(&mut news.changes) => self.note(change),
                 turn = policies.changed(), if !are_policies_over => are_policies_over = turn.is_err(),
                 () = self.registry.has_news() => {}
                 () = sleep_until(next_look) => {}
                 () = &mut stop => break,
+            }
+            // Subscribed before the first look at a stream: that sees what has changed, and this hears what changes.
+            if self.registry.is_empty() {
+                news.changes = None;
+            } else if news.changes.is_none() {
+                news.changes = Some(self.checker.replica.changes());
             }
             self.note_waiting(&mut news);
             let now_in_force = self.revision();
@@ -138,8 +145,9 @@ impl Watcher {
     }
 
     fn note_waiting(&self, news: &mut News) {
+        let Some(changes) = &mut news.changes else { return };
         loop {
-            match news.changes.try_recv() {
+            match changes.try_recv() {
                 Ok(change) => self.note(Ok(change)),
                 Err(TryRecvError::Lagged(missed)) => self.note(Err(RecvError::Lagged(missed))),
                 Err(TryRecvError::Empty | TryRecvError::Closed) => return,
@@ -229,6 +237,13 @@ impl Watcher {
 fn wall_time(now: Now) -> Duration {
     let wall = Duration::try_from(now.wall.duration_since(jiff::Timestamp::UNIX_EPOCH)).unwrap_or_default();
     wall.saturating_sub(now.boot.since(BootTime::from_millis(0)))
+}
+
+async fn next_change(changes: &mut Option<Receiver<Change>>) -> Result<Change, RecvError> {
+    match changes {
+        Some(changes) => changes.recv().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn until_stopped(mut stopped: watch::Receiver<bool>) {

@@ -45,6 +45,13 @@ async fn a_lock_ends_the_streams_it_is_against_and_no_others() {
     let took = ends(stream, "a lock on its caller").await;
     println!("a stream ended {took:?} after a lock on its caller");
     assert_eq!(lab.ended("locked"), 1);
+    let line = lab
+        .daypass
+        .log()
+        .lines()
+        .find(|line| line.contains("ended a live stream") && line.contains("locked"))
+        .map(str::to_owned);
+    assert!(line.is_some_and(|line| line.contains("request_id=\"") && line.contains("decision_id=\"")));
     wait_for("Envoy's log", || lab.envoy.log().contains("daypass_locked").then_some(()));
 }
 

@@ -150,6 +150,10 @@ async fn a_check_is_a_span_of_the_trace_that_envoy_continues() {
         serde_json::from_str::<serde_json::Value>(&found.unwrap()).unwrap()
     };
     assert_eq!(line(true)["trace_id"], TRACE);
+    assert!(
+        line(true)["stream_id"].as_str().is_some_and(|id| id.parse::<u64>().is_ok()),
+        "Envoy's own number"
+    );
     assert_eq!(line(true)["request_id"], attribute(check, "daypass.request_id"));
 }
 

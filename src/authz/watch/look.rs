@@ -18,7 +18,7 @@ use crate::lock::Lock;
 use crate::principal::Caller;
 
 /// For a grant that another instance let a stream in by to come here, too. A push takes a millisecond, a new copy a second.
-pub const GRANT_PATIENCE: Duration = Duration::from_secs(1);
+const GRANT_PATIENCE: Duration = Duration::from_secs(1);
 /// For an instance with another policy to come to the same one: bundles are polled for at different moments.
 const POLICY_PATIENCE: Duration = Duration::from_secs(60);
 /// Looks that end in no decision (an evaluation that took too long) before a stream ends for it.

@@ -105,6 +105,10 @@ impl Registry {
         }
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.state().streams.is_empty()
+    }
+
     pub async fn has_news(&self) {
         self.news.notified().await;
     }
